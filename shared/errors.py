@@ -1,0 +1,148 @@
+"""Every error that Qanvas raises on purpose.
+
+* QanvasError
+  - ConfigurationError         the operator's settings cannot work; the message tells the cure
+    · MissingExtra             an optional dependency is not installed
+  - InvalidInput               well-formed but invalid, with one ``FieldError`` for each fault
+    · IdempotencyMismatch      another body under a key that was used before
+  - Unauthorized               no key, or a key that does not hold
+  - Forbidden                  the key lacks a scope
+  - NotFound                   unknown, or another tenant's
+  - Conflict                   not possible in this state
+    · InvalidTransition        the job's status does not allow it
+  - TooLarge                   more bytes than the operator allows
+  - Unavailable                the database or Redis does not answer now
+  - LeaseLost                  this worker no longer owns the job: write nothing
+  - JobError                   how an attempt ended badly, as the job's ``error`` shows it
+    · OutOfMemory
+    · ModelUnavailable
+    · DeadlineExceeded
+
+Foreign errors are translated at one border each: the database's in ``shared.database``, torch's in
+``worker.engines``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+ErrorType = Literal[
+    "out-of-memory",
+    "invalid-input",
+    "model-unavailable",
+    "worker-lost",
+    "deadline",
+    "canceled",
+    "dependency-failed",
+    "internal",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One fault of one field: a JSON pointer into the request body and what is allowed there."""
+
+    pointer: str
+    detail: str
+
+
+class QanvasError(Exception):
+    """The root: everything below is ours, everything else is a bug."""
+
+
+class ConfigurationError(QanvasError):
+    pass
+
+
+class MissingExtra(ConfigurationError):
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed; install it with: pip install 'qanvas[{extra}]'")
+
+
+class InvalidInput(QanvasError):
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{e.pointer or '/'}: {e.detail}" for e in self.errors))
+
+    @classmethod
+    def at(cls, pointer: str, detail: str) -> InvalidInput:
+        return cls([FieldError(pointer, detail)])
+
+
+class IdempotencyMismatch(InvalidInput):
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            [FieldError("", f"Idempotency-Key {key!r} was used with another request; use a new key")]
+        )
+
+
+class Unauthorized(QanvasError):
+    pass
+
+
+class Forbidden(QanvasError):
+    pass
+
+
+class NotFound(QanvasError):
+    def __init__(self, kind: str, key: str) -> None:
+        self.kind, self.key = kind, key
+        super().__init__(f"no {kind} {key!r}")
+
+
+class Conflict(QanvasError):
+    pass
+
+
+class InvalidTransition(Conflict):
+    def __init__(self, job_id: str, status: str, wanted: str) -> None:
+        super().__init__(f"job {job_id} is {status}; it cannot be {wanted}")
+
+
+class TooLarge(QanvasError):
+    pass
+
+
+class Unavailable(QanvasError):
+    """``retry_after`` is in seconds."""
+
+    retry_after: ClassVar[int] = 2
+
+
+class LeaseLost(QanvasError):
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} of job {job_id} is no longer this worker's")
+
+
+class JobError(QanvasError):
+    """An attempt's failure in the words of the contract's ``error`` object."""
+
+    type: ErrorType = "internal"
+    retryable: bool = False
+
+    def __init__(
+        self, message: str, *, type: ErrorType | None = None, retryable: bool | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if type is not None:
+            self.type = type
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class OutOfMemory(JobError):
+    type: ErrorType = "out-of-memory"
+    retryable = True
+
+
+class ModelUnavailable(JobError):
+    type: ErrorType = "model-unavailable"
+    retryable = True
+
+
+class DeadlineExceeded(JobError):
+    type: ErrorType = "deadline"
+    retryable = False

@@ -1,0 +1,135 @@
+"""What an engine is given and what it gives back: two verbs, ``load`` once and ``run`` many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.catalog.models import Model
+
+
+class StopReason(StrEnum):
+    CANCELED = "canceled"
+    DEADLINE = "deadline"
+    DRAINING = "draining"  #: the worker is told to leave: save a checkpoint, the job goes on elsewhere
+    LOST = "lost"  #: the lease is another worker's now: save nothing
+
+
+class Stopped(BaseException):
+    """Raised by ``Context.boundary``; a BaseException, so that no library's ``except Exception`` eats it."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where tensors live: a torch device string and a torch dtype name, as ``cuda:0`` and ``float16``."""
+
+    name: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One job as an engine sees it."""
+
+    job_id: str
+    task: str
+    #: validated input with defaults filled in and the seed resolved; file references are local paths (str)
+    input: Mapping[str, Any]
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``step`` of ``total`` in ``stage``; ``total`` is None where it cannot be known."""
+
+    stage: str
+    step: int
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """Pixels as uint8, shape (height, width, 3), and what the file's metadata shall say of them."""
+
+    pixels: NDArray[np.uint8]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A finished file that is stored as it is (say, a strip of training samples)."""
+
+    path: Path
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """A folder of a model that shall enter the catalog under the job's ``input.name``."""
+
+    folder: Path
+    task: str
+    engine: str
+    input_schema: Mapping[str, Any]
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """``outputs`` become files in the order given, ``value`` is the job's JSON ``result``."""
+
+    outputs: tuple[Image | File, ...] = ()
+    value: Mapping[str, Any] | None = None
+    model: TrainedModel | None = None
+
+
+class Context(Protocol):
+    """A job's line to the outside while it computes; only the job's own thread calls it."""
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder of this attempt, removed when the attempt ends."""
+
+    @property
+    def resume(self) -> Path | None:
+        """The folder of the job's latest checkpoint, from an earlier attempt; None on a fresh start."""
+
+    def boundary(self, progress: Progress | None = None) -> None:
+        """Report progress and let others run. Raises Stopped when the job shall end."""
+
+    def token(self, text: str) -> None:
+        """Stream a piece of generated text."""
+
+    def preview(self, image: Image) -> None:
+        """Show what there is so far."""
+
+    def checkpoint(self, write: Callable[[Path], None]) -> None:
+        """Give ``write`` an empty folder to fill; when it returns, that folder replaces the last checkpoint."""
+
+
+class Engine(Protocol):
+    """One per family of models. ``load`` may take minutes; ``run`` is plain blocking code."""
+
+    def load(self, model: Model, folder: Path | None, device: Device) -> Any:
+        """Make the model ready on the device. ``folder`` is where its files lie; None for builtin ones.
+
+        Raises ModelUnavailable (files missing or unreadable), OutOfMemory."""
+
+    def nbytes(self, loaded: Any) -> int:
+        """Parameters and buffers, in bytes: what keeping this model resident costs."""
+
+    def run(self, loaded: Any, work: Work, context: Context) -> Result:
+        """Compute one job. Raises JobError, or lets Stopped through."""
