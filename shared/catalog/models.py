@@ -1,0 +1,75 @@
+"""A model as the catalog knows it: what it does, what it takes and where its files come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """A folder of weights that ships in the ``starters`` package: ``starters/<name>/``."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """An absolute path on each worker's machine, named by the operator."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A repository of the Hugging Face hub at one revision (a commit, a tag or a branch)."""
+
+    repo: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A folder in the storage, as training writes it: every key below ``prefix``."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """No files: the engine needs none, or makes its own."""
+
+
+Source = Starter | Folder | Hub | Stored | Builtin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One entry of the catalog."""
+
+    #: what jobs name, unique for a tenant
+    id: str
+    #: a task name of Hugging Face, or ``train-…``
+    task: str
+    #: the key in ``worker.engines.registry``
+    engine: str
+    source: Source
+    #: JSON Schema (2020-12) of a job's ``input``: an object, with defaults and limits
+    input_schema: Mapping[str, Any]
+    #: media type of the outputs, ``application/json`` where the answer is the job's ``result``
+    output: str
+    #: the queue whose workers run it
+    queue: str = "default"
+    #: SPDX identifier or the license's name; None where nobody said
+    license: str | None = None
+    description: str = ""
+    #: let the model's own Python code run in the worker; the operator alone may say so
+    trust_remote_code: bool = False
+    #: what only the engine understands
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def revision(self) -> str | None:
+        """The pinned revision of a hub model."""
+        return self.source.revision if isinstance(self.source, Hub) else None
