@@ -122,9 +122,7 @@ class JobError(QanvasError):
     type: ErrorType = "internal"
     retryable: bool = False
 
-    def __init__(
-        self, message: str, *, type: ErrorType | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str, *, type: ErrorType | None = None, retryable: bool | None = None) -> None:
         super().__init__(message)
         self.message = message
         if type is not None:

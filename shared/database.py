@@ -1,0 +1,181 @@
+"""Connections to PostgreSQL or SQLite, and the one border where the driver's errors become ours.
+
+All times in the database are seconds since 1970 as floats, read from the database's own clock, so that
+leases do not depend on the clocks of workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from shared.errors import ConfigurationError, MissingExtra, Unavailable
+
+#: seconds a SQLite writer waits for another before it gives up
+BUSY_SECONDS = 15.0
+
+_NOW = {
+    # unixepoch('subsec') needs SQLite 3.42; julianday gives the same milliseconds everywhere
+    "sqlite": sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0"),
+    "postgresql": sa.text("SELECT extract(epoch FROM clock_timestamp())::float8"),
+}
+
+
+class Database:
+    """A pool of connections; ``read`` and ``write`` open one transaction each."""
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        backend = self.url.get_backend_name()
+        if backend not in ("sqlite", "postgresql"):
+            raise ConfigurationError(
+                f"database {backend!r} is not supported; use sqlite:/// or postgresql://"
+            )
+        self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if backend == "sqlite" else "postgresql"
+        self.engine = _sqlite(self.url) if self.dialect == "sqlite" else _postgresql(self.url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads. Raises Unavailable when the database does not answer."""
+        with _translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that is committed at the end of the block, or rolled back by an exception.
+
+        ``durable``: what it wrote survives a power cut (a killed process loses nothing either way). What a
+        lease or upkeep would restore by itself need not wait for the disk.
+        """
+        with _translated(), self.engine.connect() as connection:
+            connection.execution_options(qanvas_write="durable" if durable else "relaxed")
+            with connection.begin():
+                yield connection
+
+    def now(self, connection: Connection) -> float:
+        """The database's clock, in seconds since 1970."""
+        return float(connection.execute(_NOW[self.dialect]).scalar_one())
+
+    def ping(self) -> None:
+        """Raises Unavailable when the database does not answer."""
+        with self.read() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def migrate(self) -> None:
+        """Bring the tables to what this version needs; does nothing when they are there already."""
+        from alembic import command
+
+        with self.write() as connection:
+            if self.dialect == "postgresql":  # two processes may start on an empty database at once
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7205759403792793)"))
+            command.upgrade(_alembic(connection), "head")
+
+    def check_migrated(self) -> None:
+        """Raises ConfigurationError when the tables are older or newer than this version needs."""
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
+        with self.read() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+            wanted = ScriptDirectory.from_config(_alembic(connection)).get_current_head()
+        if found != wanted:
+            raise ConfigurationError(
+                f"the database is at revision {found or 'none'}, this version needs {wanted}; run: qanvas migrate"
+            )
+
+    def dispose(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+
+def _alembic(connection: Connection) -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "jobs" / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+_json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
+
+
+def _sqlite(url: sa.URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url,
+        json_serializer=_json,
+        pool_size=16,
+        max_overflow=64,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        kind = connection.get_execution_options().get("qanvas_write")
+        if kind is None:
+            connection.exec_driver_sql("BEGIN")
+            return
+        if connection.info.get("synchronous") != kind:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
+            connection.info["synchronous"] = kind
+        # IMMEDIATE: a transaction that begins by reading and then writes would fail when another wrote between
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> Engine:
+    try:
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            json_serializer=_json,
+            pool_size=16,
+            max_overflow=64,
+            pool_pre_ping=True,  # a restarted server must not fail the first request of each connection
+            connect_args={"connect_timeout": 5},
+        )
+    except ModuleNotFoundError:
+        raise MissingExtra("psycopg", "postgres") from None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("qanvas_write") == "relaxed":
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+    return engine
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise Unavailable(f"the database does not answer: {_first_line(error)}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable(f"the database went away: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).partition("\n")[0]

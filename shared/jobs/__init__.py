@@ -1,0 +1,1 @@
+"""Jobs: their states, their rows, and the only code that writes a status."""

@@ -1,0 +1,103 @@
+"""API keys: shown once, kept as a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Row
+
+from shared.database import Database
+from shared.errors import InvalidInput, NotFound
+from shared.ids import new_id
+from shared.jobs.tables import keys
+
+Scope = Literal["submit", "read", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+#: seconds between two notes of when a key was last used: a write for each request would be too many
+_NOTE_EVERY = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    id: str
+    tenant: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+
+class KeyStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self, name: str, *, tenant: str = "default", scopes: Sequence[Scope] = SCOPES
+    ) -> tuple[Key, str]:
+        """A new key and its secret, which cannot be had again. Raises InvalidInput for unknown scopes."""
+        if unknown := [scope for scope in scopes if scope not in SCOPES]:
+            raise InvalidInput.at("/scopes", f"unknown scope {unknown[0]!r}; allowed are {', '.join(SCOPES)}")
+        secret = f"qk_{secrets.token_urlsafe(32)}"
+        row: dict[str, Any] = {
+            "id": new_id("key"),
+            "tenant": tenant,
+            "name": name,
+            "hash": _hash(secret),
+            "scopes": list(scopes),
+        }
+        with self._database.write() as connection:
+            row["created_at"] = self._database.now(connection)
+            connection.execute(sa.insert(keys), row)
+            made = connection.execute(sa.select(keys).where(keys.c.id == row["id"])).one()
+        return _record(made), secret
+
+    def list(self) -> list[Key]:
+        """Every key, revoked ones too, oldest first."""
+        with self._database.read() as connection:
+            return list(map(_record, connection.execute(sa.select(keys).order_by(keys.c.id))))
+
+    def revoke(self, key_id: str) -> None:
+        """The key holds no more. Raises NotFound."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            moved = connection.execute(
+                sa.update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now)
+            ).rowcount
+        if not moved:
+            raise NotFound("key", key_id)
+
+    def verify(self, secret: str) -> Key | None:
+        """The key this secret belongs to, or None when there is none or it was revoked."""
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            query = sa.select(keys).where(keys.c.hash == _hash(secret), keys.c.revoked_at.is_(None))
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.last_used_at is None or row.last_used_at < now - _NOTE_EVERY:
+            with self._database.write() as connection:
+                connection.execute(sa.update(keys).where(keys.c.id == row.id).values(last_used_at=now))
+        return _record(row)
+
+    def any(self) -> bool:
+        """Whether there is a key that holds."""
+        with self._database.read() as connection:
+            query = sa.select(keys.c.id).where(keys.c.revoked_at.is_(None)).limit(1)
+            return connection.execute(query).first() is not None
+
+
+def _hash(secret: str) -> str:
+    # 256 random bits need no slow hash
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _record(row: Row[Any]) -> Key:
+    known = {name: value for name, value in row._mapping.items() if name != "hash"}
+    return Key(**known | {"scopes": tuple(row.scopes)})

@@ -1,0 +1,286 @@
+"""Jobs as workers see them: claim, renew, finish, and what upkeep does about those who died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Row
+
+from shared.database import Database
+from shared.errors import LeaseLost
+from shared.ids import new_id
+from shared.jobs import transitions
+from shared.jobs.records import (
+    Ending,
+    Failed,
+    Finish,
+    HandedBack,
+    Job,
+    Output,
+    Renewal,
+    StoppedOnRequest,
+    Succeeded,
+    Worker,
+)
+from shared.jobs.states import Status
+from shared.jobs.tables import jobs, locks, models, outputs, status_in, workers
+
+_CANCELED = {"type": "canceled", "message": "canceled while it ran", "retryable": False}
+
+
+class Leases:
+    """A worker's hold on jobs. Every method is one transaction."""
+
+    def __init__(self, database: Database, lease_seconds: float) -> None:
+        self._database = database
+        self._seconds = lease_seconds
+
+    def claim(self, worker_id: str, queue: str, *, limit: int = 1) -> list[Job]:
+        """Take up to ``limit`` of the best queued jobs: highest priority first, then oldest.
+
+        Each is running now, its ``attempt`` raised; nobody else gets it while the lease is renewed."""
+        best = (
+            sa.select(jobs.c.id)
+            .where(jobs.c.queue == queue, status_in(Status.QUEUED))
+            .order_by(jobs.c.priority.desc(), jobs.c.id)
+            .limit(limit)
+        )
+        if self._database.dialect == "postgresql":
+            best = best.with_for_update(skip_locked=True)
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            if not (ids := connection.execute(best).scalars().all()):
+                return []
+            rows = transitions.apply(
+                connection,
+                "claim",
+                jobs.c.id.in_(ids),
+                now=now,
+                attempt=jobs.c.attempt + 1,
+                attempts=jobs.c.attempts + 1,
+                worker=worker_id,
+                lease_until=now + self._seconds,
+                started_at=now,
+                error=None,
+            )
+        return sorted(map(transitions.record, rows), key=lambda job: (-job.priority, job.id))
+
+    def renew(
+        self, worker_id: str, held: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]
+    ) -> Renewal:
+        """Extend the leases of ``held`` (id → attempt) and note their progress.
+
+        The answer says which were lost and which shall stop."""
+        if not held:
+            return Renewal(frozenset(), frozenset())
+        with self._database.write(durable=False) as connection:
+            transitions.lock(self._database, connection, list(held))
+            now = self._database.now(connection)
+            mine = (
+                jobs.c.id.in_(list(held)),
+                jobs.c.worker == worker_id,
+                status_in(Status.RUNNING),
+            )
+            renewed = connection.execute(
+                sa.update(jobs)
+                .where(*mine)
+                .values(lease_until=now + self._seconds)
+                .returning(jobs.c.id, jobs.c.attempt, jobs.c.cancel_requested_at)
+            ).all()
+            kept = {row.id for row in renewed if held[row.id] == row.attempt}
+            if noted := [
+                {"job": job_id, "seen": dict(progress[job_id])} for job_id in kept & progress.keys()
+            ]:
+                connection.execute(
+                    sa.update(jobs)
+                    .where(jobs.c.id == sa.bindparam("job"))
+                    .values(progress=sa.bindparam("seen")),
+                    noted,
+                )
+        return Renewal(
+            lost=frozenset(held.keys() - kept),
+            canceled=frozenset(
+                row.id for row in renewed if row.id in kept and row.cancel_requested_at is not None
+            ),
+        )
+
+    def finish(self, finishes: Sequence[Finish]) -> list[Job | LeaseLost]:
+        """Write how attempts ended, in one transaction; a result for each, in order.
+
+        A LeaseLost says that the attempt is no longer this worker's: nothing was written for it, and the
+        files it stored are the caller's to remove. A retryable failure with attempts left is queued again."""
+        results: dict[int, Job | LeaseLost] = {}
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            order = sorted(range(len(finishes)), key=lambda i: finishes[i].job_id)
+            for i in order:  # by id, as everywhere: two writers of many rows must not deadlock
+                results[i] = self._finish(connection, finishes[i], now)
+        return [results[i] for i in range(len(finishes))]
+
+    def _finish(self, connection: Connection, finish: Finish, now: float) -> Job | LeaseLost:
+        step, values = _step_of(finish.ending)
+        this = jobs.c.id == finish.job_id
+        rows = []
+        if step == "try-again":
+            again = (this, jobs.c.attempts < jobs.c.max_attempts, jobs.c.cancel_requested_at.is_(None))
+            rows = transitions.apply(connection, step, *again, now=now, fence=finish.attempt, **values)
+            step = "fail"
+        if not rows:
+            rows = transitions.apply(connection, step, this, now=now, fence=finish.attempt, **values)
+        if not rows:
+            return LeaseLost(finish.job_id, finish.attempt)
+        named = (
+            self._name(connection, rows[0], finish.ending, now)
+            if isinstance(finish.ending, Succeeded)
+            else []
+        )
+        return transitions.record(rows[0], named)
+
+    def _name(self, connection: Connection, job: Row[Any], ending: Succeeded, now: float) -> list[Output]:
+        """Insert the rows that name the outputs and the trained model of a job that just succeeded."""
+        named = [Output(id=new_id("out"), job_id=job.id, **asdict(output)) for output in ending.outputs]
+        if named:
+            connection.execute(sa.insert(outputs), list(map(asdict, named)))
+        if ending.model is not None:
+            entry = {"job_id": job.id, "entry": dict(ending.model.entry), "created_at": now}
+            self._upsert(connection, models, {"tenant": job.tenant, "id": ending.model.id}, entry)
+        return named
+
+    def reap(self) -> list[Job]:
+        """Take back the jobs whose lease ran out: queued again, or ended when that was the last attempt."""
+        expired = sa.select(jobs).where(status_in(Status.RUNNING), jobs.c.lease_until < sa.bindparam("now"))
+        if self._database.dialect == "postgresql":
+            expired = expired.with_for_update(skip_locked=True)
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            moved = []
+            for row in connection.execute(expired.order_by(jobs.c.id), {"now": now}).all():
+                lost = {
+                    "type": "worker-lost",
+                    "message": f"worker {row.worker} gave no sign of life in attempt {row.attempts} of {row.max_attempts}",
+                    "retryable": True,
+                }
+                if row.cancel_requested_at is not None:
+                    step, error = "stop", _CANCELED
+                elif row.attempts >= row.max_attempts:
+                    step, error = "fail", lost
+                else:
+                    step, error = "try-again", lost
+                this = jobs.c.id == row.id
+                moved += transitions.apply(connection, step, this, now=now, fence=row.attempt, error=error)
+        return list(map(transitions.record, moved))
+
+    def wake_due(self) -> list[Job]:
+        """Queue the scheduled jobs whose time has come."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            rows = transitions.apply(connection, "wake", jobs.c.run_at <= now, now=now)
+        return list(map(transitions.record, rows))
+
+    def expire(self) -> list[Job]:
+        """End the jobs that did not start in time."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            rows = transitions.apply(connection, "expire", jobs.c.expires_at <= now, now=now)
+        return list(map(transitions.record, rows))
+
+    def try_lock(self, name: str, holder: str, seconds: float) -> bool:
+        """Hold a named lock for so long; False while another holds it. The holder may renew it."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            taken = connection.execute(
+                sa.update(locks)
+                .where(locks.c.name == name, sa.or_(locks.c.until < now, locks.c.holder == holder))
+                .values(holder=holder, until=now + seconds)
+            ).rowcount
+            if taken:
+                return True
+            dialect = postgresql if self._database.dialect == "postgresql" else sqlite
+            new = {"name": name, "holder": holder, "until": now + seconds}
+            return connection.execute(dialect.insert(locks).on_conflict_do_nothing(), new).rowcount == 1
+
+    def heartbeat(self, worker: Worker) -> None:
+        """Say that this worker lives and what it has; its times are the database's."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            seen = {
+                "host": worker.host,
+                "pid": worker.pid,
+                "device": worker.device,
+                "slots": worker.slots,
+                "queues": list(worker.queues),
+                "models": list(worker.models),
+                "memory": dict(worker.memory),
+                "last_seen": now,
+            }
+            self._upsert(connection, workers, {"id": worker.id}, seen, started_at=now)
+
+    def forget(self, worker_id: str) -> None:
+        """Remove a worker that leaves."""
+        with self._database.write(durable=False) as connection:
+            connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
+
+    def forget_silent(self, seconds: float) -> int:
+        """Remove workers that gave no sign of life for so long; returns how many."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            return connection.execute(sa.delete(workers).where(workers.c.last_seen < now - seconds)).rowcount
+
+    def workers(self, *, alive_within: float) -> list[Worker]:
+        """The workers seen in the last so many seconds, each with the jobs it runs, oldest first."""
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            alive = sa.select(workers).where(workers.c.last_seen >= now - alive_within).order_by(workers.c.id)
+            rows = list(connection.execute(alive))
+            held = sa.select(jobs.c.worker, jobs.c.id).where(status_in(Status.RUNNING)).order_by(jobs.c.id)
+            running: dict[str | None, list[str]] = {}
+            for worker_id, job_id in connection.execute(held).tuples():
+                running.setdefault(worker_id, []).append(job_id)
+        return [
+            Worker(
+                id=row.id,
+                host=row.host,
+                pid=row.pid,
+                device=row.device,
+                slots=row.slots,
+                queues=tuple(row.queues),
+                models=tuple(row.models),
+                memory=row.memory,
+                started_at=row.started_at,
+                last_seen=row.last_seen,
+                running=tuple(running.get(row.id, ())),
+            )
+            for row in rows
+        ]
+
+    def _upsert(
+        self,
+        connection: Connection,
+        table: sa.Table,
+        key: dict[str, Any],
+        values: dict[str, Any],
+        **first: Any,
+    ) -> None:
+        dialect = postgresql if self._database.dialect == "postgresql" else sqlite
+        insert = dialect.insert(table).values(**key, **values, **first)
+        connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def _step_of(ending: Ending) -> tuple[str, dict[str, Any]]:
+    match ending:
+        case Succeeded():
+            return "succeed", {"result": ending.result, "load_seconds": ending.load_seconds, "error": None}
+        case Failed():
+            error = {"type": ending.type, "message": ending.message, "retryable": ending.retryable}
+            return "try-again" if ending.retryable else "fail", {
+                "error": error,
+                "traceback": ending.traceback,
+            }
+        case StoppedOnRequest():
+            return "stop", {"error": _CANCELED}
+        case HandedBack():
+            return "hand-back", {"attempts": jobs.c.attempts - 1}

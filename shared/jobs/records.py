@@ -1,0 +1,193 @@
+"""What the store takes and gives: frozen records. Times are seconds since 1970, sizes are bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.errors import ErrorType
+from shared.jobs.states import TERMINAL, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to submit; its input has been checked and filled in."""
+
+    tenant: str
+    task: str
+    model: str
+    queue: str
+    input: Mapping[str, Any]
+    priority: int = 5
+    max_attempts: int = 3
+    #: seconds that one attempt may run
+    timeout: float | None = None
+    #: not before this time
+    run_at: float | None = None
+    #: seconds after submission at which a job that has not started expires
+    expires_in: float | None = None
+    group: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    #: hash of the request, to tell a replay from another request under the same key
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewOutput:
+    """A file that lies in storage already and is about to be named."""
+
+    index: int
+    media_type: str
+    bytes: int
+    sha256: str
+    key: str
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output(NewOutput):
+    id: str
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One row of ``jobs`` with its outputs."""
+
+    id: str
+    tenant: str
+    task: str
+    model: str
+    queue: str
+    status: Status
+    priority: int
+    input: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    group: str | None
+    #: the fence: raised by every claim, named by every later write
+    attempt: int
+    #: attempts that count against ``max_attempts``; one handed back does not
+    attempts: int
+    max_attempts: int
+    timeout: float | None
+    worker: str | None
+    cancel_requested: bool
+    #: as of the last lease renewal; ``Events.latest_progress`` is fresher
+    progress: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    load_seconds: float | None
+    created_at: float
+    run_at: float | None
+    expires_at: float | None
+    queued_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    outputs: tuple[Output, ...] = ()
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """``replayed``: the job was there already under the same idempotency key."""
+
+    job: Job
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Newest first; ``next_cursor`` is None on the last page."""
+
+    items: tuple[Job, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """``oldest_seconds``: how long the longest-waiting job has been queued."""
+
+    queue: str
+    queued: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a worker learns when it renews its leases, as ids of jobs."""
+
+    #: another worker's now, or ended: write nothing more
+    lost: frozenset[str]
+    #: somebody asked these to stop
+    canceled: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewModel:
+    """A trained model for the catalog; ``entry`` is the catalog's own serialised form."""
+
+    id: str
+    entry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    outputs: tuple[NewOutput, ...] = ()
+    result: Mapping[str, Any] | None = None
+    load_seconds: float | None = None
+    model: NewModel | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """``traceback`` is for operators; it never leaves through the API."""
+
+    type: ErrorType
+    message: str
+    retryable: bool = False
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedOnRequest:
+    """The job was canceled and the worker has stopped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """The worker leaves; the job goes on elsewhere and the attempt does not count."""
+
+
+Ending = Succeeded | Failed | StoppedOnRequest | HandedBack
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """One attempt's end, as the worker that holds the lease reports it."""
+
+    job_id: str
+    attempt: int
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker process; ``running`` are the ids of the jobs it holds."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    slots: int
+    queues: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    memory: Mapping[str, int] = field(default_factory=dict)
+    started_at: float = 0.0
+    last_seen: float = 0.0
+    running: tuple[str, ...] = ()

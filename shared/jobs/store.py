@@ -1,0 +1,271 @@
+"""Jobs as clients see them: submit, look, list, cancel, retry, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Row
+
+from shared.database import Database
+from shared.errors import (
+    FieldError,
+    IdempotencyMismatch,
+    InvalidInput,
+    InvalidTransition,
+    NotFound,
+    QanvasError,
+)
+from shared.ids import is_id, new_id
+from shared.jobs import transitions
+from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
+from shared.jobs.states import TERMINAL, Status
+from shared.jobs.tables import jobs, outputs, status_in
+
+
+class JobStore:
+    """The jobs of all tenants. Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(self, new: Sequence[NewJob]) -> list[Submitted | IdempotencyMismatch]:
+        """Persist jobs in one transaction; a result for each, in order.
+
+        A job whose idempotency key is known is not made again: its result is the earlier job with
+        ``replayed`` set, or an IdempotencyMismatch where that came from another request.
+        """
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            rows = [_row(job, now) for job in new]
+            if any(job.idempotency_key is not None for job in new):
+                return self._insert_keyed(connection, rows)
+            connection.execute(sa.insert(jobs), rows)
+            return [Submitted(_fresh(row)) for row in rows]
+
+    def _insert_keyed(
+        self, connection: Connection, rows: list[dict[str, Any]]
+    ) -> list[Submitted | IdempotencyMismatch]:
+        dialect = postgresql if self._database.dialect == "postgresql" else sqlite
+        results: list[Submitted | IdempotencyMismatch] = []
+        for row in rows:
+            moved = connection.execute(dialect.insert(jobs).on_conflict_do_nothing(), row).rowcount
+            if moved == 1:
+                results.append(Submitted(_fresh(row)))
+                continue
+            same = (jobs.c.tenant == row["tenant"], jobs.c.idempotency_key == row["idempotency_key"])
+            found = connection.execute(sa.select(jobs).where(*same)).one()
+            if found.fingerprint != row["fingerprint"]:
+                results.append(IdempotencyMismatch(row["idempotency_key"]))
+            else:
+                results.append(Submitted(transitions.with_outputs(connection, [found])[0], replayed=True))
+        return results
+
+    def get(self, job_id: str, *, tenant: str | None = None) -> Job:
+        """One job with its outputs. Raises NotFound, also for another tenant's."""
+        with self._database.read() as connection:
+            return transitions.with_outputs(connection, [_one(connection, job_id, tenant)])[0]
+
+    def list(
+        self,
+        tenant: str,
+        *,
+        status: Status | None = None,
+        task: str | None = None,
+        model: str | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """A page of jobs, newest first. Raises InvalidInput for a cursor that no page gave."""
+        if cursor is not None and not is_id("job", cursor):
+            raise InvalidInput([FieldError("/cursor", "must be the next_cursor of an earlier page")])
+        wanted = {jobs.c.status: status, jobs.c.task: task, jobs.c.model: model, jobs.c.group_name: group}
+        where = [jobs.c.tenant == tenant] + [
+            column == value for column, value in wanted.items() if value is not None
+        ]
+        if cursor is not None:
+            where.append(jobs.c.id < cursor)
+        with self._database.read() as connection:
+            query = sa.select(jobs).where(*where).order_by(jobs.c.id.desc()).limit(limit + 1)
+            rows = list(connection.execute(query))
+            items = transitions.with_outputs(connection, rows[:limit])
+        return Page(tuple(items), items[-1].id if len(rows) > limit else None)
+
+    def cancel(self, job_id: str, *, tenant: str | None = None) -> Job:
+        """End a waiting job at once, or ask a running one to stop.
+
+        Raises NotFound, and InvalidTransition when the job has ended already."""
+        with self._database.write() as connection:
+            row = _one(connection, job_id, tenant)
+            now = self._database.now(connection)
+            error = {"type": "canceled", "message": "canceled before it started", "retryable": False}
+            if moved := transitions.apply(connection, "cancel", jobs.c.id == job_id, now=now, error=error):
+                return transitions.record(moved[0])
+            asked = connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job_id, status_in(Status.RUNNING))
+                .values(cancel_requested_at=sa.func.coalesce(jobs.c.cancel_requested_at, now))
+                .returning(jobs)
+            ).one_or_none()
+            if asked is None:
+                raise InvalidTransition(
+                    job_id, _one(connection, job_id, tenant).status or row.status, "canceled"
+                )
+            return transitions.record(asked)
+
+    def cancel_group(self, group: str, *, tenant: str) -> list[Job]:
+        """Cancel what has not ended in a group; returns the jobs this touched. Raises NotFound."""
+        with self._database.read() as connection:
+            ended = [status.value for status in TERMINAL]
+            members = sa.select(jobs.c.id, jobs.c.status).where(
+                jobs.c.tenant == tenant, jobs.c.group_name == group
+            )
+            found = list(connection.execute(members))
+        if not found:
+            raise NotFound("group", group)
+        touched = []
+        for member in (row.id for row in found if row.status not in ended):
+            try:
+                touched.append(self.cancel(member, tenant=tenant))
+            except InvalidTransition:
+                continue  # it ended in the meantime, which is what was wanted
+        return touched
+
+    def counts(self, *, tenant: str | None = None, group: str | None = None) -> dict[str, int]:
+        """How many jobs there are in each status; statuses without any are left out."""
+        query = sa.select(jobs.c.status, sa.func.count()).group_by(jobs.c.status)
+        if tenant is not None:
+            query = query.where(jobs.c.tenant == tenant)
+        if group is not None:
+            query = query.where(jobs.c.group_name == group)
+        with self._database.read() as connection:
+            return {status: count for status, count in connection.execute(query).tuples()}
+
+    def retry(self, job_id: str, *, tenant: str | None = None) -> Job:
+        """A new job like this ended one. Raises NotFound, and InvalidTransition while it has not ended."""
+        old = self.get(job_id, tenant=tenant)
+        if not old.is_terminal:
+            raise InvalidTransition(job_id, old.status, "retried before it has ended")
+        new = NewJob(
+            tenant=old.tenant,
+            task=old.task,
+            model=old.model,
+            queue=old.queue,
+            input=old.input,
+            priority=old.priority,
+            max_attempts=old.max_attempts,
+            timeout=old.timeout,
+            group=old.group,
+            metadata={**old.metadata, "retry_of": old.id},
+        )
+        [submitted] = self.submit([new])
+        if isinstance(submitted, QanvasError):
+            raise submitted
+        return submitted.job
+
+    def delete(self, job_id: str, *, tenant: str | None = None) -> list[str]:
+        """Forget an ended job; returns the storage keys of its outputs, for the caller to remove.
+
+        Raises NotFound, and InvalidTransition while it has not ended."""
+        with self._database.write() as connection:
+            row = _one(connection, job_id, tenant)
+            if Status(row.status) not in TERMINAL:
+                raise InvalidTransition(job_id, row.status, "deleted before it has ended; cancel it first")
+            keys = list(
+                connection.execute(sa.select(outputs.c.key).where(outputs.c.job_id == job_id)).scalars()
+            )
+            connection.execute(sa.delete(outputs).where(outputs.c.job_id == job_id))
+            connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
+            return keys
+
+    def output(self, output_id: str, *, tenant: str | None = None) -> Output:
+        """One output. Raises NotFound, also for another tenant's."""
+        query = sa.select(outputs).join(jobs, jobs.c.id == outputs.c.job_id).where(outputs.c.id == output_id)
+        if tenant is not None:
+            query = query.where(jobs.c.tenant == tenant)
+        with self._database.read() as connection:
+            if (row := connection.execute(query).one_or_none()) is None:
+                raise NotFound("output", output_id)
+            return transitions.output_record(row)
+
+    def position(self, job: Job) -> int:
+        """How many queued jobs of its queue will be claimed before this one, 0 for the next."""
+        before = sa.or_(
+            jobs.c.priority > job.priority,
+            sa.and_(jobs.c.priority == job.priority, jobs.c.id < job.id),
+        )
+        query = sa.select(sa.func.count()).where(jobs.c.queue == job.queue, status_in(Status.QUEUED), before)
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def depths(self) -> list[QueueDepth]:
+        """The queues that have jobs waiting, with how many and for how long, by name."""
+        query = (
+            sa.select(jobs.c.queue, sa.func.count(), sa.func.min(jobs.c.queued_at))
+            .where(status_in(Status.QUEUED))
+            .group_by(jobs.c.queue)
+            .order_by(jobs.c.queue)
+        )
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            return [
+                QueueDepth(queue, queued, max(0.0, now - oldest))
+                for queue, queued, oldest in connection.execute(query).tuples()
+            ]
+
+
+def _row(new: NewJob, now: float) -> dict[str, Any]:
+    scheduled = new.run_at is not None and new.run_at > now
+    return {
+        "id": new_id("job"),
+        "tenant": new.tenant,
+        "task": new.task,
+        "model": new.model,
+        "queue": new.queue,
+        "status": Status.SCHEDULED.value if scheduled else Status.QUEUED.value,
+        "priority": new.priority,
+        "input": dict(new.input),
+        "metadata": dict(new.metadata),
+        "group_name": new.group,
+        "idempotency_key": new.idempotency_key,
+        "fingerprint": new.fingerprint,
+        "attempt": 0,
+        "attempts": 0,
+        "max_attempts": new.max_attempts,
+        "timeout": new.timeout,
+        "created_at": now,
+        "run_at": new.run_at,
+        "expires_at": None if new.expires_in is None else now + new.expires_in,
+        "queued_at": None if scheduled else now,
+    }
+
+
+#: what a job has not had yet when it is submitted
+_NOTHING_YET = dict.fromkeys(
+    ("worker", "progress", "result", "error", "load_seconds", "started_at", "finished_at"), None
+)
+
+
+def _fresh(row: dict[str, Any]) -> Job:
+    known = {
+        name: value
+        for name, value in row.items()
+        if name not in ("group_name", "idempotency_key", "fingerprint")
+    }
+    return Job(
+        **{**known, **_NOTHING_YET, "status": Status(row["status"])},
+        group=row["group_name"],
+        cancel_requested=False,
+    )
+
+
+def _one(connection: Connection, job_id: str, tenant: str | None) -> Row[Any]:
+    query = sa.select(jobs).where(jobs.c.id == job_id)
+    if tenant is not None:
+        query = query.where(jobs.c.tenant == tenant)
+    if (row := connection.execute(query).one_or_none()) is None:
+        raise NotFound("job", job_id)
+    return row

@@ -1,0 +1,179 @@
+"""The tables. Times are seconds since 1970 (float), sizes are bytes."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from shared.jobs.states import Status
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+_Json = sa.JSON(none_as_null=True)
+_Id = sa.String(40)
+_Name = sa.String(255)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("tenant", _Name, nullable=False),
+    sa.Column("task", _Name, nullable=False),
+    sa.Column("model", _Name, nullable=False),
+    sa.Column("queue", _Name, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("input", _Json, nullable=False),
+    sa.Column("metadata", _Json, nullable=False),
+    sa.Column("group_name", _Name),
+    sa.Column("idempotency_key", _Name),
+    sa.Column("fingerprint", sa.String(64)),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("max_attempts", sa.Integer, nullable=False),
+    sa.Column("timeout", sa.Double),
+    sa.Column("worker", _Id),
+    sa.Column("lease_until", sa.Double),
+    sa.Column("cancel_requested_at", sa.Double),
+    sa.Column("progress", _Json),
+    sa.Column("result", _Json),
+    sa.Column("error", _Json),
+    sa.Column("traceback", sa.Text),
+    sa.Column("load_seconds", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("run_at", sa.Double),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("queued_at", sa.Double),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+)
+
+
+def status_in(*statuses: Status) -> sa.ColumnElement[bool]:
+    """``status`` is one of these, written as literals: a planner proves a partial index by them, never by
+    bound parameters."""
+    literals = [sa.literal_column(f"'{status.value}'") for status in sorted(statuses)]
+    return jobs.c.status == literals[0] if len(literals) == 1 else jobs.c.status.in_(literals)
+
+
+_queued = status_in(Status.QUEUED)
+_running = status_in(Status.RUNNING)
+_due = status_in(Status.SCHEDULED)
+_waiting_with_expiry = sa.and_(status_in(Status.QUEUED, Status.SCHEDULED), jobs.c.expires_at.is_not(None))
+sa.Index(
+    "ix_jobs_claim",
+    jobs.c.queue,
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    sqlite_where=_queued,
+    postgresql_where=_queued,
+)
+sa.Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)
+sa.Index("ix_jobs_due", jobs.c.run_at, sqlite_where=_due, postgresql_where=_due)
+sa.Index(
+    "ix_jobs_expiry",
+    jobs.c.expires_at,
+    sqlite_where=_waiting_with_expiry,
+    postgresql_where=_waiting_with_expiry,
+)
+sa.Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.id)
+_grouped = jobs.c.group_name.is_not(None)
+sa.Index(
+    "ix_jobs_group",
+    jobs.c.tenant,
+    jobs.c.group_name,
+    jobs.c.id,
+    sqlite_where=_grouped,
+    postgresql_where=_grouped,
+)
+_keyed = jobs.c.idempotency_key.is_not(None)
+sa.Index(
+    "uq_jobs_idempotency",
+    jobs.c.tenant,
+    jobs.c.idempotency_key,
+    unique=True,
+    sqlite_where=_keyed,
+    postgresql_where=_keyed,
+)
+
+outputs = sa.Table(
+    "outputs",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("job_id", _Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("index", sa.Integer, nullable=False),
+    sa.Column("media_type", _Name, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.UniqueConstraint("job_id", "index"),
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("tenant", _Name, nullable=False),
+    sa.Column("filename", _Name, nullable=False),
+    sa.Column("purpose", _Name, nullable=False),
+    sa.Column("media_type", _Name, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+sa.Index("ix_files_tenant", files.c.tenant, files.c.id)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("tenant", _Name, primary_key=True),
+    sa.Column("id", _Name, primary_key=True),
+    sa.Column("job_id", _Id, nullable=False),
+    sa.Column("entry", _Json, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("host", _Name, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("device", _Name, nullable=False),
+    sa.Column("slots", sa.Integer, nullable=False),
+    sa.Column("queues", _Json, nullable=False),
+    sa.Column("models", _Json, nullable=False),
+    sa.Column("memory", _Json, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("last_seen", sa.Double, nullable=False),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("tenant", _Name, nullable=False),
+    sa.Column("name", _Name, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("scopes", _Json, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("last_used_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+)
+
+locks = sa.Table(
+    "locks",
+    metadata,
+    sa.Column("name", _Name, primary_key=True),
+    sa.Column("holder", _Id, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+)

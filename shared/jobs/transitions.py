@@ -1,0 +1,111 @@
+"""The only code that changes a job's status: an UPDATE that the transition table guards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shared.database import Database
+from shared.jobs.records import Job, Output
+from shared.jobs.states import TERMINAL, TRANSITIONS, Status
+from shared.jobs.tables import jobs, outputs, status_in
+
+
+def apply(
+    connection: Connection,
+    step: str,
+    *where: sa.ColumnElement[bool],
+    now: float,
+    fence: int | None = None,
+    **values: Any,
+) -> list[Row[Any]]:
+    """Take every job that ``where`` names through one step; returns the rows that moved.
+
+    A fenced step moves only the attempt that ``fence`` gives. What a state implies for other columns (the lease, the
+    times) is written here, so that no caller can forget it.
+    """
+    transition = TRANSITIONS[step]
+    guard = [status_in(*transition.sources), *where]
+    if transition.fenced:
+        if fence is None:
+            raise TypeError(f"the step {step!r} needs the attempt it belongs to")
+        guard.append(jobs.c.attempt == fence)
+    implied: dict[str, Any] = {}
+    if Status.RUNNING in transition.sources:
+        implied |= {"lease_until": None, "progress": None}
+    if transition.target is Status.QUEUED:
+        implied |= {"queued_at": now, "worker": None}
+    if transition.target in TERMINAL:
+        implied |= {"finished_at": now}
+    statement = (
+        sa.update(jobs)
+        .where(*guard)
+        .values(status=transition.target.value, **(implied | values))
+        .returning(jobs)
+    )
+    return list(connection.execute(statement))
+
+
+def lock(database: Database, connection: Connection, ids: Sequence[str]) -> None:
+    """Lock these rows in the order of their ids, so that two writers of many rows cannot deadlock.
+
+    SQLite has one writer at a time and needs none of this.
+    """
+    if database.dialect == "postgresql":
+        connection.execute(
+            sa.select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id).with_for_update()
+        )
+
+
+def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
+    """A row of ``jobs`` as the frozen record."""
+    return Job(
+        id=row.id,
+        tenant=row.tenant,
+        task=row.task,
+        model=row.model,
+        queue=row.queue,
+        status=Status(row.status),
+        priority=row.priority,
+        input=row.input,
+        metadata=row.metadata,
+        group=row.group_name,
+        attempt=row.attempt,
+        attempts=row.attempts,
+        max_attempts=row.max_attempts,
+        timeout=row.timeout,
+        worker=row.worker,
+        cancel_requested=row.cancel_requested_at is not None,
+        progress=row.progress,
+        result=row.result,
+        error=row.error,
+        load_seconds=row.load_seconds,
+        created_at=row.created_at,
+        run_at=row.run_at,
+        expires_at=row.expires_at,
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        outputs=tuple(named),
+    )
+
+
+def with_outputs(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
+    """Records of the rows, each with its outputs, in the order of the rows."""
+    done = [row.id for row in rows if row.status == Status.SUCCEEDED.value]
+    named: dict[str, list[Output]] = {}
+    if done:
+        found = (
+            sa.select(outputs).where(outputs.c.job_id.in_(done)).order_by(outputs.c.job_id, outputs.c.index)
+        )
+        for row in connection.execute(found):
+            named.setdefault(row.job_id, []).append(output_record(row))
+    return [record(row, named.get(row.id, ())) for row in rows]
+
+
+def output_record(row: Row[Any]) -> Output:
+    """A row of ``outputs`` as the frozen record."""
+    return Output(**row._mapping)

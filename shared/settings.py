@@ -1,0 +1,189 @@
+"""One frozen ``Settings``; nothing else reads the environment.
+
+Each setting is a row of ``SETTINGS``: name, default, help. ``QANVAS_<NAME>`` sets it, and
+``docs/settings.md`` lists the same table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared.errors import ConfigurationError
+
+PREFIX = "QANVAS_"
+
+
+class Setting(NamedTuple):
+    name: str
+    default: str
+    help: str
+    parse: Callable[[str], Any]
+
+
+def _flag(text: str) -> bool:
+    match text.strip().lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "" | "0" | "false" | "no" | "off":
+            return False
+    raise ValueError("expected 1 or 0")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
+
+
+def _optional_path(text: str) -> Path | None:
+    return Path(text).expanduser().resolve() if text else None
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise ValueError("expected a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError("expected a whole number of at least 1")
+    return value
+
+
+def _bytes(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise ValueError("expected a whole number of bytes")
+    return value
+
+
+def _port(text: str) -> int:
+    if not 0 <= (value := int(text)) <= 65535:
+        raise ValueError("expected 0 to 65535")
+    return value
+
+
+def _level(text: str) -> str:
+    if (level := text.strip().upper()) not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
+    return level
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("data", "./data", "Folder of everything that is kept: database, outputs, downloads.", _path),
+    Setting("host", "127.0.0.1", "Address the API listens on. Any but loopback needs a key.", str),
+    Setting("port", "8000", "Port the API listens on; 0 takes a free one.", _port),
+    Setting("database_url", "", "SQLAlchemy URL; empty: SQLite in the data folder.", str),
+    Setting(
+        "redis_url", "redis://127.0.0.1:6379/0", "Redis or Valkey: redis://, rediss://, redis+socket://.", str
+    ),
+    Setting(
+        "storage_url", "", "Where files lie: file:///path or s3://bucket/prefix; empty: the data folder.", str
+    ),
+    Setting("catalog", "", "TOML file of further models; empty: the starters alone.", _optional_path),
+    Setting("queues", "default,training", "Queues a worker serves, separated by commas.", _names),
+    Setting(
+        "slots", "2", "Jobs a worker holds at once: one computes, others are prepared and stored.", _count
+    ),
+    Setting("device", "auto", "Where models compute: auto, cpu, cuda, cuda:1, mps.", str),
+    Setting("memory_bytes", "0", "Budget for models kept loaded, in bytes; 0: most of the device's.", _bytes),
+    Setting(
+        "lease_seconds",
+        "30",
+        "Time without a sign of life after which a worker's jobs are taken back.",
+        _positive,
+    ),
+    Setting("max_attempts", "3", "Attempts a job gets when it does not say.", _count),
+    Setting("upkeep_seconds", "2", "Time between two rounds of upkeep.", _positive),
+    Setting("drain_seconds", "20", "Grace for running jobs when a worker is told to stop.", _positive),
+    Setting("api_threads", "64", "Requests one API process answers at once.", _count),
+    Setting("api_processes", "1", "Processes of the API.", _count),
+    Setting("max_body_bytes", str(32 << 20), "Largest JSON body.", _bytes),
+    Setting("max_upload_bytes", str(2 << 30), "Largest uploaded file.", _bytes),
+    Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
+    Setting(
+        "fake_models", "0", "1 puts the model `fake` into the catalog, for drills and load tests.", _flag
+    ),
+    Setting("log_level", "INFO", "DEBUG, INFO, WARNING or ERROR.", _level),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, parsed; the table above explains each."""
+
+    data: Path
+    host: str
+    port: int
+    database_url: str
+    redis_url: str
+    storage_url: str
+    catalog: Path | None
+    queues: tuple[str, ...]
+    slots: int
+    device: str
+    memory_bytes: int
+    lease_seconds: float
+    max_attempts: int
+    upkeep_seconds: float
+    drain_seconds: float
+    api_threads: int
+    api_processes: int
+    max_body_bytes: int
+    max_upload_bytes: int
+    webhook_allow_private: bool
+    fake_models: bool
+    log_level: str
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read ``QANVAS_*``. Raises ConfigurationError naming the variable, unknown ones too."""
+        env = os.environ if env is None else env
+        known = {PREFIX + setting.name.upper(): setting for setting in SETTINGS}
+        if unknown := sorted(name for name in env if name.startswith(PREFIX) and name not in known):
+            raise ConfigurationError(
+                f"unknown setting {unknown[0]}; see docs/settings.md for those there are"
+            )
+        values: dict[str, Any] = {}
+        for variable, setting in known.items():
+            text = env.get(variable, setting.default)
+            try:
+                values[setting.name] = setting.parse(text)
+            except ValueError as error:
+                raise ConfigurationError(f"{variable}={text!r}: {error}. {setting.help}") from None
+        return cls(**values).resolved()
+
+    def resolved(self) -> Settings:
+        """Fill in what follows from the data folder."""
+        return replace(
+            self,
+            database_url=self.database_url or f"sqlite:///{self.data / 'qanvas.db'}",
+            storage_url=self.storage_url or (self.data / "storage").as_uri(),
+        )
+
+    def with_(self, **changes: Any) -> Settings:
+        """The same settings with some of them replaced."""
+        return replace(self, **changes)
+
+    def as_env(self) -> dict[str, str]:
+        """The variables that make ``from_env`` give these settings again, for a child process."""
+        return {PREFIX + field.name.upper(): _as_text(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the API can be reached from this machine alone."""
+        return self.host in ("localhost", "::1", "[::1]") or self.host.startswith("127.")
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)

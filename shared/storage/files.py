@@ -1,0 +1,177 @@
+"""The storage in a folder: for one machine, or a file system that all of them share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from shared.errors import NotFound, Unavailable
+from shared.storage.base import StoredObject
+from shared.storage.keys import RESERVED, check_key, check_prefix
+
+CHUNK = 1 << 20  #: bytes read at once
+ABANDONED = 86_400.0  #: seconds after which an unfinished file has no writer any more
+
+
+class FileStorage:
+    """One file for each key below ``root``. Implements ``Storage``."""
+
+    def __init__(self, root: Path) -> None:
+        """Makes the folder, and removes what writers that died left behind a day ago.
+
+        Raises Unavailable when the folder cannot be made."""
+        self.root = root.absolute()
+        self._incoming = self.root / RESERVED
+        with _translated(self.root):
+            self._incoming.mkdir(parents=True, exist_ok=True)
+            self._sweep(time.time() - ABANDONED)
+
+    def write(self, key: str, source: BinaryIO | bytes) -> StoredObject:
+        target = self.root / check_key(key)
+        unfinished = self._incoming / uuid.uuid4().hex
+        with _translated(target):
+            try:
+                digest, size = _copy(source, unfinished)
+                self._move(unfinished, target)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+        return StoredObject(key, size, digest)
+
+    def open(self, key: str) -> BinaryIO:
+        return self._existing(key).open("rb")
+
+    def size(self, key: str) -> int:
+        return self._existing(key).stat().st_size
+
+    def delete(self, key: str) -> None:
+        path = self.root / check_key(key)
+        with _translated(path):
+            try:
+                path.unlink(missing_ok=True)
+            except (NotADirectoryError, IsADirectoryError):
+                return
+            self._prune(path.parent)
+
+    def delete_prefix(self, prefix: str) -> None:
+        folder = self.root / check_prefix(prefix)
+        aside = self._incoming / uuid.uuid4().hex
+        with _translated(folder):
+            try:
+                # Moved in one step: a reader finds all of the folder or none of it.
+                folder.rename(aside)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            shutil.rmtree(aside)
+            self._prune(folder.parent)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        folder = self.root / check_prefix(prefix)
+        for path in sorted(path.as_posix() for path in folder.rglob("*") if path.is_file()):
+            yield Path(path).relative_to(self.root).as_posix()
+
+    def local_path(self, key: str) -> Path:
+        return self._existing(key)
+
+    def signed_url(self, key: str, seconds: int) -> None:
+        return None
+
+    def fetch_folder(self, prefix: str, into: Path) -> Path:
+        folder = self.root / check_prefix(prefix)
+        if not folder.is_dir():
+            raise NotFound("stored folder", prefix)
+        return folder
+
+    def _existing(self, key: str) -> Path:
+        path = self.root / check_key(key)
+        if not path.is_file():
+            raise NotFound("stored file", key)
+        return path
+
+    def _move(self, unfinished: Path, target: Path) -> None:
+        """Rename into place; then the rename itself is made to survive a crash."""
+        while True:
+            made = _make_folder(target.parent)
+            try:
+                unfinished.rename(target)
+            except FileNotFoundError:
+                continue  # a delete took the folder away between the two lines: make it again
+            for folder in (target.parent, *made):
+                _sync_folder(folder)
+            return
+
+    def _prune(self, folder: Path) -> None:
+        """Remove folders that a delete left empty, upwards, ending below the root."""
+        while folder != self.root:
+            try:
+                folder.rmdir()
+            except OSError:
+                return  # not empty, or another delete was faster
+            folder = folder.parent
+
+    def _sweep(self, before: float) -> None:
+        for path in self._incoming.iterdir():
+            try:
+                if path.stat().st_mtime < before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            except FileNotFoundError:
+                continue  # its writer finished, or another process sweeps too
+
+
+def _copy(source: BinaryIO | bytes, path: Path) -> tuple[str, int]:
+    """Write and fsync a new file; the hex digest and the size of what was written."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("xb", buffering=0) as file:
+        if isinstance(source, bytes):
+            chunks: Iterator[bytes] = iter((source,))
+        else:
+            chunks = iter(lambda: source.read(CHUNK), b"")
+        for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            view = memoryview(chunk)
+            while view:
+                view = view[file.write(view) :]
+        os.fsync(file.fileno())
+    return digest.hexdigest(), size
+
+
+def _make_folder(folder: Path) -> tuple[Path, ...]:
+    """Make the folder and its parents; the folders that got a new entry that way."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+    return tuple(path.parent for path in missing)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # deleted meanwhile: nothing to keep
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """The file system's errors in our words."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"the storage cannot write {path}: {error.strerror or error}; "
+            "check its free space and permissions, or set QANVAS_STORAGE_URL to another place"
+        ) from error
