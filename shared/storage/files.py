@@ -74,8 +74,9 @@ class FileStorage:
 
     def list(self, prefix: str) -> Iterator[str]:
         folder = self.root / check_prefix(prefix)
-        for path in sorted(path.as_posix() for path in folder.rglob("*") if path.is_file()):
-            yield Path(path).relative_to(self.root).as_posix()
+        return iter(
+            sorted(path.relative_to(self.root).as_posix() for path in folder.rglob("*") if path.is_file())
+        )
 
     def local_path(self, key: str) -> Path:
         return self._existing(key)
@@ -98,10 +99,12 @@ class FileStorage:
     def _move(self, unfinished: Path, target: Path) -> None:
         """Rename into place; then the rename itself is made to survive a crash."""
         while True:
-            made = _make_folder(target.parent)
             try:
+                made = _make_folder(target.parent)
                 unfinished.rename(target)
             except FileNotFoundError:
+                if not unfinished.exists():
+                    raise
                 continue  # a delete took the folder away between the two lines: make it again
             for folder in (target.parent, *made):
                 _sync_folder(folder)

@@ -1,0 +1,81 @@
+"""What only a folder does."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.errors import NotFound, Unavailable
+from shared.storage.files import ABANDONED, FileStorage
+
+
+def test_the_content_lies_on_this_machine(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path)
+    storage.write("files/file_1", b"abc")
+    assert storage.local_path("files/file_1").read_bytes() == b"abc"
+    assert storage.signed_url("files/file_1", 60) is None
+    with pytest.raises(NotFound):
+        storage.local_path("files/file_2")
+
+
+def test_a_folder_is_not_copied(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path)
+    storage.write("models/job_1/config.json", b"{}")
+    assert storage.fetch_folder("models/job_1", tmp_path / "cache") == tmp_path / "models" / "job_1"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_deletes_leave_no_empty_folders(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path)
+    storage.write("outputs/job_1/1/0.png", b"")
+    storage.write("outputs/job_1/1/1.png", b"")
+    storage.delete("outputs/job_1/1/0.png")
+    assert (tmp_path / "outputs" / "job_1" / "1").is_dir()
+    storage.delete("outputs/job_1/1/1.png")
+    assert not (tmp_path / "outputs").exists()
+    storage.write("outputs/job_1/1/0.png", b"")
+    storage.delete_prefix("outputs/job_1")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_unfinished_files_are_removed_after_a_day_and_not_before(tmp_path: Path) -> None:
+    FileStorage(tmp_path)
+    old, young = tmp_path / ".incoming" / "old", tmp_path / ".incoming" / "young"
+    for path in (old, young):
+        path.write_bytes(b"part")
+    os.utime(old, (time.time() - ABANDONED - 60,) * 2)
+    FileStorage(tmp_path)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_writes_survive_deletes_that_remove_their_folder(tmp_path: Path) -> None:
+    storage, stop = FileStorage(tmp_path), threading.Event()
+
+    def delete() -> None:
+        while not stop.is_set():
+            storage.delete("a/b/other")
+            storage.delete_prefix("a/b/c")
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    try:
+        for index in range(100):
+            assert storage.write("a/b/c/d", b"%d" % index).bytes > 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Unavailable, match="QANVAS_STORAGE_URL"):
+        FileStorage(tmp_path / "file" / "below")
+    storage = FileStorage(tmp_path / "storage")
+    storage.write("a", b"")
+    with pytest.raises(Unavailable, match="permissions"):
+        storage.write("a/b", b"")
+    assert list((tmp_path / "storage" / ".incoming").iterdir()) == []
