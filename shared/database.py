@@ -90,7 +90,8 @@ class Database:
             wanted = ScriptDirectory.from_config(_alembic(connection)).get_current_head()
         if found != wanted:
             raise ConfigurationError(
-                f"the database is at revision {found or 'none'}, this version needs {wanted}; run: qanvas migrate"
+                f"the database is at revision {found or 'none'}, this version needs {wanted}; "
+                "run: qanvas migrate"
             )
 
     def dispose(self) -> None:
@@ -138,7 +139,7 @@ def _sqlite(url: sa.URL) -> Engine:
         if connection.info.get("synchronous") != kind:
             connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
             connection.info["synchronous"] = kind
-        # IMMEDIATE: a transaction that begins by reading and then writes would fail when another wrote between
+        # IMMEDIATE: one that begins by reading and then writes would fail when another wrote between
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

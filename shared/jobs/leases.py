@@ -161,7 +161,8 @@ class Leases:
             for row in connection.execute(expired.order_by(jobs.c.id), {"now": now}).all():
                 lost = {
                     "type": "worker-lost",
-                    "message": f"worker {row.worker} gave no sign of life in attempt {row.attempts} of {row.max_attempts}",
+                    "message": f"worker {row.worker} gave no sign of life in attempt {row.attempts} "
+                    f"of {row.max_attempts}",
                     "retryable": True,
                 }
                 if row.cancel_requested_at is not None:

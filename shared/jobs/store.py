@@ -116,7 +116,7 @@ class JobStore:
                 )
             return transitions.record(asked)
 
-    def cancel_group(self, group: str, *, tenant: str) -> list[Job]:
+    def cancel_group(self, group: str, *, tenant: str) -> Sequence[Job]:
         """Cancel what has not ended in a group; returns the jobs this touched. Raises NotFound."""
         with self._database.read() as connection:
             ended = [status.value for status in TERMINAL]
@@ -142,7 +142,7 @@ class JobStore:
         if group is not None:
             query = query.where(jobs.c.group_name == group)
         with self._database.read() as connection:
-            return {status: count for status, count in connection.execute(query).tuples()}
+            return dict(connection.execute(query).tuples().all())
 
     def retry(self, job_id: str, *, tenant: str | None = None) -> Job:
         """A new job like this ended one. Raises NotFound, and InvalidTransition while it has not ended."""
@@ -166,7 +166,7 @@ class JobStore:
             raise submitted
         return submitted.job
 
-    def delete(self, job_id: str, *, tenant: str | None = None) -> list[str]:
+    def delete(self, job_id: str, *, tenant: str | None = None) -> Sequence[str]:
         """Forget an ended job; returns the storage keys of its outputs, for the caller to remove.
 
         Raises NotFound, and InvalidTransition while it has not ended."""
@@ -201,7 +201,7 @@ class JobStore:
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def depths(self) -> list[QueueDepth]:
+    def depths(self) -> Sequence[QueueDepth]:
         """The queues that have jobs waiting, with how many and for how long, by name."""
         query = (
             sa.select(jobs.c.queue, sa.func.count(), sa.func.min(jobs.c.queued_at))

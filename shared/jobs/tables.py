@@ -58,7 +58,9 @@ jobs = sa.Table(
 def status_in(*statuses: Status) -> sa.ColumnElement[bool]:
     """``status`` is one of these, written as literals: a planner proves a partial index by them, never by
     bound parameters."""
-    literals = [sa.literal_column(f"'{status.value}'") for status in sorted(statuses)]
+    literals: list[sa.ColumnElement[str]] = [
+        sa.literal_column(f"'{status.value}'") for status in sorted(statuses)
+    ]
     return jobs.c.status == literals[0] if len(literals) == 1 else jobs.c.status.in_(literals)
 
 

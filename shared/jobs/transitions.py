@@ -24,8 +24,8 @@ def apply(
 ) -> list[Row[Any]]:
     """Take every job that ``where`` names through one step; returns the rows that moved.
 
-    A fenced step moves only the attempt that ``fence`` gives. What a state implies for other columns (the lease, the
-    times) is written here, so that no caller can forget it.
+    A fenced step moves only the attempt that ``fence`` gives. What a state implies for other columns
+    (the lease, the times) is written here, so that no caller can forget it.
     """
     transition = TRANSITIONS[step]
     guard = [status_in(*transition.sources), *where]

@@ -1,0 +1,145 @@
+"""Tickets: "there is work on this queue". They name no job, so a lost or doubled one harms nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import Unavailable
+from shared.redis import connect, kombu_url
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+TICKET = "qanvas.ticket"
+
+log = logging.getLogger(__name__)
+
+#: tickets in one round trip
+_BATCH = 500
+#: seconds Redis may take for one command before it counts as away
+_TIMEOUT = 5.0
+
+
+def queue_name(queue: str) -> str:
+    """The name in Redis of one of Qanvas's queues."""
+    return f"qanvas.{queue}"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery app, for the side that sends tickets and the side that takes them.
+
+    Without ack emulation Celery 5.7 outlives a restart of Redis (with it, a partly loaded worker exits).
+    A ticket can be lost that way; leases and upkeep in the database make that harmless.
+    """
+    from celery import Celery
+    from kombu import Exchange, Queue
+
+    app = Celery("qanvas", broker=kombu_url(settings.redis_url))
+    app.conf.update(
+        task_queues=[
+            Queue(queue_name(name), Exchange(""), routing_key=queue_name(name)) for name in settings.queues
+        ],
+        task_default_queue=queue_name(settings.queues[0]),
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "ack_emulation": False,
+            "socket_timeout": _TIMEOUT,
+            "socket_connect_timeout": _TIMEOUT,
+        },
+    )
+    return app
+
+
+class Tickets:
+    """Sends tickets from a thread of its own: a Redis that hangs must not hold up a request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis = connect(settings.redis_url, timeout=_TIMEOUT)
+        self._pending: Counter[str] = Counter()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._publish_forever, name="tickets", daemon=True)
+        self._thread.start()
+
+    def send(self, queue: str, count: int = 1) -> None:
+        """Send so many tickets soon. Never blocks; where Redis is away, upkeep sends them later."""
+        with self._changed:
+            self._pending[queue] += count
+            self._changed.notify()
+
+    def waiting(self, queue: str) -> int:
+        """How many tickets lie in Redis for a queue. Raises Unavailable."""
+        import redis
+
+        try:
+            return int(self._redis.llen(queue_name(queue)))
+        except redis.RedisError as error:
+            raise Unavailable(f"Redis does not answer: {error}") from error
+
+    def ping(self) -> None:
+        """Raises Unavailable when Redis does not answer."""
+        self.waiting("")
+
+    def close(self) -> None:
+        """Send what is pending and stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout=_TIMEOUT)
+        self._redis.close()
+
+    def _publish_forever(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closed)
+                if not self._pending:
+                    return
+                pending, self._pending = self._pending, Counter()
+            try:
+                self._publish(pending)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rows are safe and upkeep will send again
+                log.warning("tickets not sent, upkeep will send them again: %s", error)
+
+    def _publish(self, pending: Counter[str]) -> None:
+        producer: Any  # kombu's types do not know batch
+        with _celery(self._settings).producer_pool.acquire(block=True) as producer, producer.batch(_BATCH):
+            for queue, count in pending.items():
+                message = _ticket(self._settings, queue)
+                for _ in range(count):
+                    producer.publish(**message)
+
+
+@lru_cache(maxsize=4)
+def _celery(settings: Settings) -> Celery:
+    return make_celery(settings)
+
+
+@lru_cache(maxsize=256)
+def _ticket(settings: Settings, queue: str) -> dict[str, Any]:
+    """One message for all tickets of a queue: they are anonymous, so even their id may be the same."""
+    message = _celery(settings).amqp.as_task_v2(f"ticket-{queue}", TICKET, kwargs={"queue": queue})
+    return {
+        "body": message.body,
+        "headers": message.headers,
+        "exchange": "",
+        "routing_key": queue_name(queue),
+        "serializer": "json",
+        **message.properties,
+    }

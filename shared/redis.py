@@ -1,0 +1,28 @@
+"""Clients of Redis or Valkey, from the one URL the settings give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from shared.errors import ConfigurationError
+
+_SOCKET = "redis+socket://"
+
+
+def connect(url: str, *, timeout: float | None) -> Any:
+    """A ``redis.Redis`` that answers bytes; it connects on first use.
+
+    ``timeout`` in seconds bounds every command. Typed Any, as its own types mix sync and async answers.
+    """
+    address = url.replace(_SOCKET, "unix://", 1) if url.startswith(_SOCKET) else url
+    try:
+        return redis.Redis.from_url(address, socket_timeout=timeout, socket_connect_timeout=timeout)
+    except ValueError as error:
+        raise ConfigurationError(f"QANVAS_REDIS_URL={url!r}: {error}") from None
+
+
+def kombu_url(url: str) -> str:
+    """The same address as kombu spells it."""
+    return url.replace("unix://", _SOCKET, 1) if url.startswith("unix://") else url
