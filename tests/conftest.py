@@ -1,0 +1,110 @@
+"""Fixtures: real servers once for each test process, fresh databases for each test.
+
+* ``valkey``        a running Valkey, emptied before each test that asks for ``redis_url``
+* ``postgres``      a running PostgreSQL cluster
+* ``database_url``  a migrated database of the test's own, on SQLite and then on PostgreSQL; one of them alone
+                    with ``@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)``
+* ``database``      the same, opened
+* ``settings``      settings over that database, that Valkey and a folder of the test's own
+* ``qanvas``        starts real `qanvas` processes; whatever they leave is killed after the test
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.database import Database
+from shared.settings import Settings
+from tests.servers import Postgres, Qanvas, Valkey
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    valkey.flush()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = Postgres(tmp_path_factory.mktemp("postgres")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def _migrated_postgres(postgres: Postgres) -> str:
+    postgres.execute("CREATE DATABASE migrated")
+    _migrate(postgres.url("migrated"))
+    return "migrated"
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    database.migrate()
+    database.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        path = tmp_path / "qanvas.db"
+        shutil.copyfile(request.getfixturevalue("_migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.create(template=request.getfixturevalue("_migrated_postgres"))
+        yield url
+        postgres.drop(url)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+    return Settings.from_env(
+        {
+            "QANVAS_DATA": str(tmp_path / "data"),
+            "QANVAS_DATABASE_URL": database_url,
+            "QANVAS_REDIS_URL": redis_url,
+            "QANVAS_FAKE_MODELS": "1",
+            "QANVAS_DEVICE": "cpu",
+        }
+    )
+
+
+@pytest.fixture
+def qanvas(tmp_path: Path) -> Iterator[Callable[..., Qanvas]]:
+    """``qanvas("worker", "--slots", "4", settings=settings) -> Qanvas``."""
+    started: list[Qanvas] = []
+
+    def start(*arguments: str, settings: Settings) -> Qanvas:
+        log = tmp_path / "processes" / f"{len(started)}-{arguments[0]}.out"
+        started.append(Qanvas(arguments, settings, log))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.clean()

@@ -1,0 +1,41 @@
+"""The servers that every other test stands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.embedded.valkey import address_in
+from shared.database import Database
+from tests.servers import Valkey, wait_until
+
+
+def test_a_database_is_migrated_and_each_test_has_its_own(database: Database) -> None:
+    database.check_migrated()
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one() == 0
+
+
+def test_valkey_keeps_what_it_was_told_when_it_is_killed(tmp_path: Path) -> None:
+    server = Valkey(tmp_path).start()
+    try:
+        server.command("SET", "apple", "red")
+        server.kill()
+        server.start()
+        assert b"red" in server.command("GET", "apple")
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("length", [10, 90])
+def test_valkey_listens_on_a_port_where_the_path_of_a_socket_would_be_too_long(length: int) -> None:
+    folder = Path("/tmp") / ("x" * length)
+    address = address_in(folder)
+    assert (address.socket is None) == (length == 90)
+    assert address.url.startswith("redis://127.0.0.1:" if length == 90 else "redis+socket:///tmp/")
+
+
+def test_a_condition_that_never_holds_fails_the_test() -> None:
+    with pytest.raises(AssertionError, match="in vain for the moon"):
+        wait_until(lambda: False, 0.05, what="the moon")
