@@ -14,7 +14,7 @@ EXPECTED = "expected file:///absolute/path or s3://bucket/prefix?endpoint=https:
 
 
 def open_storage(settings: Settings) -> Storage:
-    """The storage of ``settings.storage_url``. Raises ConfigurationError; MissingExtra for s3 without boto3."""
+    """The storage of ``settings.storage_url``. Raises ConfigurationError; MissingExtra without boto3."""
     url = urlsplit(settings.storage_url)
     if url.scheme == "file" and url.path.startswith("/") and url.netloc in ("", "localhost"):
         return FileStorage(Path(unquote(url.path)))

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import io
 import mimetypes
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -107,7 +106,7 @@ class ObjectStorage:
             return str(self._client.generate_presigned_url("get_object", Params=params, ExpiresIn=seconds))
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
-        """Downloads beside ``into`` and renames when all is there; an ``into`` with files in it is complete."""
+        """Downloads beside ``into`` and renames when all is there; an ``into`` that has files is complete."""
         if into.is_dir() and any(into.iterdir()):
             return into
         folder = check_prefix(prefix)
@@ -122,7 +121,7 @@ class ObjectStorage:
             if not partial.exists():
                 raise NotFound("stored folder", prefix)
             try:
-                os.replace(partial, into)
+                partial.replace(into)
             except OSError:
                 if not any(into.iterdir()):
                     raise  # not because another process fetched the same folder first
@@ -196,7 +195,7 @@ class _ObjectReader(io.RawIOBase):
     def __init__(
         self, respond: Callable[[int], Any], size: int, translated: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        """``respond`` opens a response that starts at a position; ``size`` is the whole content's, in bytes."""
+        """``respond`` opens a response that starts at a position; ``size`` is the content's, in bytes."""
         self._respond, self._size, self._translated = respond, size, translated
         self._response: Any = None
         self._position = 0

@@ -17,7 +17,6 @@ def test_the_content_lies_on_this_machine(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path)
     storage.write("files/file_1", b"abc")
     assert storage.local_path("files/file_1").read_bytes() == b"abc"
-    assert storage.signed_url("files/file_1", 60) is None
     with pytest.raises(NotFound):
         storage.local_path("files/file_2")
 
@@ -63,7 +62,7 @@ def test_writes_survive_deletes_that_remove_their_folder(tmp_path: Path) -> None
     thread = threading.Thread(target=delete)
     thread.start()
     try:
-        for index in range(100):
+        for index in range(40):
             assert storage.write("a/b/c/d", b"%d" % index).bytes > 0
     finally:
         stop.set()

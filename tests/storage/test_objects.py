@@ -22,7 +22,6 @@ def test_whoever_has_a_signed_url_reads_with_the_right_type(s3_endpoint: str) ->
     with urllib.request.urlopen(storage.signed_url("outputs/job_1/1/0.png", 60)) as answer:
         assert answer.read() == b"picture"
         assert answer.headers["Content-Type"] == "image/png"
-    assert storage.local_path("outputs/job_1/1/0.png") is None
 
 
 def test_two_prefixes_of_a_bucket_are_apart(s3_endpoint: str) -> None:
