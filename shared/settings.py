@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,9 @@ def _flag(text: str) -> bool:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
+    if not (names := tuple(name for name in (part.strip() for part in text.split(",")) if name)):
+        raise ValueError("expected at least one name")
+    return names
 
 
 def _optional_path(text: str) -> Path | None:
@@ -178,7 +181,12 @@ class Settings:
     @property
     def is_loopback(self) -> bool:
         """Whether the API can be reached from this machine alone."""
-        return self.host in ("localhost", "::1", "[::1]") or self.host.startswith("127.")
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
 
 def _as_text(value: object) -> str:

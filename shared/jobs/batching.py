@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from shared.errors import Unavailable
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -17,7 +19,7 @@ class Combiner(Generic[Item, Answer]):
     ``call`` blocks until ``execute`` has run on a list that contains the item. Of the callers that wait at
     the same time one executes for all; the others sleep. An answer that is an exception is raised in its
     caller. When ``execute`` itself raises for several items, each is tried alone, so that one bad item
-    fails alone.
+    fails alone; not so when the database is away, which is nobody's fault.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class Combiner(Generic[Item, Answer]):
         try:
             answers = self._execute([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - it is handed to the callers, whatever it is
-            if len(batch) > 1:
+            if len(batch) > 1 and not isinstance(error, Unavailable):
                 for one in batch:
                     self._run([one])
-            else:
-                batch[0][1].set_exception(error)
+                return
+            for _, future in batch:
+                future.set_exception(error)
             return
         for (_, future), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):

@@ -202,7 +202,8 @@ class Leases:
                 return True
             dialect = postgresql if self._database.dialect == "postgresql" else sqlite
             new = {"name": name, "holder": holder, "until": now + seconds}
-            return connection.execute(dialect.insert(locks).on_conflict_do_nothing(), new).rowcount == 1
+            insert = dialect.insert(locks).on_conflict_do_nothing().returning(locks.c.name)
+            return connection.execute(insert, new).first() is not None
 
     def heartbeat(self, worker: Worker) -> None:
         """Say that this worker lives and what it has; its times are the database's."""
@@ -239,7 +240,7 @@ class Leases:
             rows = list(connection.execute(alive))
             held = sa.select(jobs.c.worker, jobs.c.id).where(status_in(Status.RUNNING)).order_by(jobs.c.id)
             running: dict[str | None, list[str]] = {}
-            for worker_id, job_id in connection.execute(held).tuples():
+            for worker_id, job_id in connection.execute(held):
                 running.setdefault(worker_id, []).append(job_id)
         return [
             Worker(

@@ -51,8 +51,8 @@ class JobStore:
         dialect = postgresql if self._database.dialect == "postgresql" else sqlite
         results: list[Submitted | IdempotencyMismatch] = []
         for row in rows:
-            moved = connection.execute(dialect.insert(jobs).on_conflict_do_nothing(), row).rowcount
-            if moved == 1:
+            insert = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
+            if connection.execute(insert, row).first() is not None:
                 results.append(Submitted(_fresh(row)))
                 continue
             same = (jobs.c.tenant == row["tenant"], jobs.c.idempotency_key == row["idempotency_key"])
@@ -142,7 +142,7 @@ class JobStore:
         if group is not None:
             query = query.where(jobs.c.group_name == group)
         with self._database.read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(iter(connection.execute(query)))
 
     def retry(self, job_id: str, *, tenant: str | None = None) -> Job:
         """A new job like this ended one. Raises NotFound, and InvalidTransition while it has not ended."""
@@ -213,7 +213,7 @@ class JobStore:
             now = self._database.now(connection)
             return [
                 QueueDepth(queue, queued, max(0.0, now - oldest))
-                for queue, queued, oldest in connection.execute(query).tuples()
+                for queue, queued, oldest in connection.execute(query)
             ]
 
 

@@ -1,0 +1,60 @@
+"""Group commit without a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared.jobs.batching import Combiner
+
+
+def test_what_waits_together_is_executed_together_and_each_gets_its_own_answer() -> None:
+    batches: list[int] = []
+    started = threading.Event()
+
+    def double(items: Sequence[int]) -> list[int | Exception]:
+        batches.append(len(items))
+        started.set()
+        time.sleep(0.05)
+        return [item * 2 for item in items]
+
+    combiner = Combiner(double, most=8)
+    with ThreadPoolExecutor(32) as pool:
+        first = pool.submit(combiner.call, 100)
+        started.wait(5)
+        rest = [pool.submit(combiner.call, n) for n in range(16)]
+        assert first.result(5) == 200
+        assert [future.result(5) for future in rest] == [n * 2 for n in range(16)]
+    assert sum(batches) == 17
+    assert max(batches) == 8
+
+
+def test_one_bad_item_fails_alone() -> None:
+    gate = threading.Event()
+
+    def invert(items: Sequence[int]) -> list[float | Exception]:
+        gate.wait(5)
+        return [1 / item for item in items]
+
+    combiner = Combiner(invert)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(combiner.call, n) for n in (1, 0, 2)]
+        time.sleep(0.05)
+        gate.set()
+        assert futures[0].result(5) == 1
+        assert futures[2].result(5) == 0.5
+        with pytest.raises(ZeroDivisionError):
+            futures[1].result(5)
+
+
+def test_an_answer_that_is_an_exception_is_raised_in_its_caller_alone() -> None:
+    combiner: Combiner[int, int] = Combiner(
+        lambda items: [KeyError(item) if item < 0 else item for item in items]
+    )
+    assert combiner.call(3) == 3
+    with pytest.raises(KeyError):
+        combiner.call(-1)

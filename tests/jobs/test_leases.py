@@ -1,0 +1,271 @@
+"""Jobs as workers see them, on every database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from shared.database import Database
+from shared.errors import LeaseLost
+from shared.jobs.leases import Leases
+from shared.jobs.models import TrainedModels
+from shared.jobs.records import (
+    Failed,
+    Finish,
+    HandedBack,
+    Job,
+    NewModel,
+    StoppedOnRequest,
+    Succeeded,
+    Worker,
+)
+from shared.jobs.states import Status
+from shared.jobs.store import JobStore
+from tests.jobs.factory import new_job, new_output, submit
+
+LEASE = 30.0
+
+
+@pytest.fixture
+def store(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+@pytest.fixture
+def leases(database: Database) -> Leases:
+    return Leases(database, lease_seconds=LEASE)
+
+
+@pytest.fixture
+def short(database: Database) -> Leases:
+    """Leases that run out at once."""
+    return Leases(database, lease_seconds=-1)
+
+
+def end(leases: Leases, job: Job, ending: object) -> Job | LeaseLost:
+    [answer] = leases.finish([Finish(job.id, job.attempt, ending)])  # type: ignore[arg-type]
+    return answer
+
+
+def test_the_most_urgent_job_is_claimed_first_then_the_oldest(store: JobStore, leases: Leases) -> None:
+    made = [submit(store, priority=priority).id for priority in (5, 9, 5, 0, 9)]
+    claimed = [job.id for job in leases.claim("wrk_1", "default", limit=4)]
+    assert claimed == [made[1], made[4], made[0], made[2]]
+
+
+def test_a_claim_raises_the_attempt_and_leaves_other_queues_alone(store: JobStore, leases: Leases) -> None:
+    submit(store, queue="training")
+    assert leases.claim("wrk_1", "default") == []
+    [job] = leases.claim("wrk_1", "training")
+    assert (job.status, job.attempt, job.attempts, job.worker) == (Status.RUNNING, 1, 1, "wrk_1")
+    assert leases.claim("wrk_2", "training") == []
+
+
+def test_workers_that_claim_at_once_never_get_the_same_job(store: JobStore, leases: Leases) -> None:
+    store.submit([new_job() for _ in range(120)])
+    seen: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def work(worker: int) -> None:
+        while jobs := leases.claim(f"wrk_{worker}", "default", limit=3):
+            with lock:
+                seen.update(job.id for job in jobs)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 120
+    assert set(seen.values()) == {1}
+
+
+def test_success_names_the_outputs_and_the_trained_model(
+    database: Database, store: JobStore, leases: Leases
+) -> None:
+    submit(store)
+    [job] = leases.claim("wrk_1", "default")
+    ending = Succeeded(
+        outputs=(new_output(0), new_output(1)),
+        result={"text": "done"},
+        load_seconds=0.5,
+        model=NewModel(id="my-model", entry={"task": "x"}),
+    )
+    finished = end(leases, job, ending)
+    assert isinstance(finished, Job)
+    assert finished == store.get(job.id)
+    assert [output.index for output in finished.outputs] == [0, 1]
+    assert (finished.result, finished.load_seconds, finished.error) == ({"text": "done"}, 0.5, None)
+    model = TrainedModels(database).get("my-model", "default")
+    assert model is not None
+    assert (model.job_id, model.entry) == (job.id, {"task": "x"})
+
+
+def test_the_same_attempt_cannot_end_twice(store: JobStore, leases: Leases) -> None:
+    submit(store)
+    [job] = leases.claim("wrk_1", "default")
+    assert isinstance(end(leases, job, Succeeded(outputs=(new_output(),))), Job)
+    assert isinstance(end(leases, job, Succeeded(outputs=(new_output(),))), LeaseLost)
+    assert len(store.get(job.id).outputs) == 1
+
+
+def test_a_worker_back_from_the_dead_changes_nothing(store: JobStore, short: Leases, leases: Leases) -> None:
+    submit(store)
+    [old] = short.claim("wrk_dead", "default")
+    [back] = leases.reap()
+    assert (back.status, back.attempts) == (Status.QUEUED, 1)
+    [new] = leases.claim("wrk_live", "default")
+    assert new.attempt == 2
+    assert isinstance(end(leases, old, Succeeded(outputs=(new_output(),))), LeaseLost)
+    assert leases.renew("wrk_dead", {old.id: old.attempt}, {}).lost == {old.id}
+    assert leases.renew("wrk_live", {new.id: new.attempt}, {}).lost == frozenset()
+    assert store.get(old.id).outputs == ()
+
+
+def test_one_bad_finish_does_not_hold_up_the_others(store: JobStore, leases: Leases) -> None:
+    store.submit([new_job(), new_job()])
+    first, second = leases.claim("wrk_1", "default", limit=2)
+    answers = leases.finish(
+        [Finish(second.id, 99, Succeeded()), Finish(first.id, first.attempt, Succeeded())]
+    )
+    assert [type(answer) for answer in answers] == [LeaseLost, Job]
+
+
+def test_renewing_notes_progress_and_tells_of_cancels(store: JobStore, leases: Leases) -> None:
+    store.submit([new_job(), new_job()])
+    first, second = leases.claim("wrk_1", "default", limit=2)
+    store.cancel(second.id)
+    renewal = leases.renew("wrk_1", {first.id: 1, second.id: 1}, {first.id: {"step": 3}})
+    assert (renewal.lost, renewal.canceled) == (frozenset(), {second.id})
+    assert store.get(first.id).progress == {"step": 3}
+    stopped = end(leases, second, StoppedOnRequest())
+    assert isinstance(stopped, Job)
+    assert (stopped.status, stopped.error and stopped.error["type"]) == (Status.CANCELED, "canceled")
+
+
+def test_progress_of_a_lost_attempt_is_not_noted(store: JobStore, short: Leases, leases: Leases) -> None:
+    submit(store)
+    [old] = short.claim("wrk_1", "default")
+    leases.reap()
+    leases.claim("wrk_1", "default")  # the same worker holds it again, on another attempt
+    renewal = leases.renew("wrk_1", {old.id: old.attempt}, {old.id: {"step": 9}})
+    assert renewal.lost == {old.id}
+    assert store.get(old.id).progress is None
+
+
+def test_a_retryable_failure_runs_again_until_its_attempts_are_used_up(
+    store: JobStore, leases: Leases
+) -> None:
+    submit(store, max_attempts=2)
+    failure = Failed(type="out-of-memory", message="too big", retryable=True, traceback="secret")
+    [job] = leases.claim("wrk_1", "default")
+    again = end(leases, job, failure)
+    assert isinstance(again, Job)
+    assert again.status is Status.QUEUED
+    [job] = leases.claim("wrk_1", "default")
+    over = end(leases, job, failure)
+    assert isinstance(over, Job)
+    assert (over.status, over.attempts) == (Status.FAILED, 2)
+    assert over.error == {"type": "out-of-memory", "message": "too big", "retryable": True}
+
+
+def test_a_failure_that_cannot_pass_ends_the_job_at_once(store: JobStore, leases: Leases) -> None:
+    submit(store)
+    [job] = leases.claim("wrk_1", "default")
+    over = end(leases, job, Failed(type="invalid-input", message="no"))
+    assert isinstance(over, Job)
+    assert (over.status, over.attempts) == (Status.FAILED, 1)
+
+
+def test_a_job_handed_back_keeps_its_attempts(store: JobStore, leases: Leases) -> None:
+    submit(store, max_attempts=1)
+    [job] = leases.claim("wrk_1", "default")
+    back = end(leases, job, HandedBack())
+    assert isinstance(back, Job)
+    assert (back.status, back.attempts, back.attempt) == (Status.QUEUED, 0, 1)
+    [job] = leases.claim("wrk_2", "default")
+    assert (job.attempts, job.attempt) == (1, 2)
+
+
+def test_a_job_that_kills_its_workers_is_failed_as_worker_lost(store: JobStore, short: Leases) -> None:
+    job = submit(store, max_attempts=3)
+    for attempt in range(1, 4):
+        short.claim(f"wrk_{attempt}", "default")
+        short.reap()
+    ended = store.get(job.id)
+    assert (ended.status, ended.attempts) == (Status.FAILED, 3)
+    assert ended.error is not None
+    assert ended.error["type"] == "worker-lost"
+
+
+def test_a_canceled_job_whose_worker_died_is_canceled(store: JobStore, short: Leases) -> None:
+    job = submit(store)
+    short.claim("wrk_1", "default")
+    store.cancel(job.id)
+    short.reap()
+    assert store.get(job.id).status is Status.CANCELED
+
+
+def test_a_renewed_lease_is_not_reaped(store: JobStore, short: Leases, leases: Leases) -> None:
+    submit(store)
+    [job] = short.claim("wrk_1", "default")
+    leases.renew("wrk_1", {job.id: job.attempt}, {})
+    assert leases.reap() == []
+
+
+def test_a_due_job_is_queued_and_a_late_one_expires(store: JobStore, leases: Leases) -> None:
+    now = submit(store, tenant="other").created_at
+    due = submit(store, run_at=now + 0.05)
+    late = submit(store, expires_in=0.05, priority=9)
+    assert leases.wake_due() == []
+    assert leases.expire() == []
+    time.sleep(0.1)
+    assert [job.id for job in leases.wake_due()] == [due.id]
+    assert [job.id for job in leases.expire()] == [late.id]
+    assert store.get(late.id).status is Status.EXPIRED
+
+
+def test_a_lock_has_one_holder_until_its_time_is_over(leases: Leases) -> None:
+    assert leases.try_lock("upkeep", "wrk_1", 0.2)
+    assert not leases.try_lock("upkeep", "wrk_2", 0.2)
+    assert leases.try_lock("upkeep", "wrk_1", 0.2)
+    time.sleep(0.3)
+    assert leases.try_lock("upkeep", "wrk_2", 0.2)
+
+
+def test_workers_are_shown_with_what_they_run_until_they_fall_silent(store: JobStore, leases: Leases) -> None:
+    worker = Worker(
+        id="wrk_1",
+        host="h",
+        pid=1,
+        device="cpu",
+        slots=2,
+        queues=("default",),
+        models=("fake",),
+        memory={"used": 1},
+    )
+    leases.heartbeat(worker)
+    leases.heartbeat(worker)
+    job = submit(store)
+    leases.claim("wrk_1", "default")
+    [seen] = leases.workers(alive_within=60)
+    assert (seen.id, seen.models, seen.memory, seen.running) == ("wrk_1", ("fake",), {"used": 1}, (job.id,))
+    assert leases.workers(alive_within=-1) == []
+    assert leases.forget_silent(-1) == 1
+    assert leases.workers(alive_within=60) == []
+
+
+def test_the_claim_is_answered_from_its_index(database: Database) -> None:
+    claim = "SELECT id FROM jobs WHERE queue = 'a' AND status = 'queued' ORDER BY priority DESC, id LIMIT 1"
+    with database.read() as connection:
+        if database.dialect == "sqlite":
+            plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {claim}"))
+            assert "TEMP B-TREE" not in plan
+        else:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            plan = " ".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {claim}"))
+            assert "Sort" not in plan
+    assert "ix_jobs_claim" in plan

@@ -1,0 +1,87 @@
+"""Tickets over a real Valkey."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigurationError, Unavailable
+from shared.queue import TICKET, Tickets, make_celery, queue_name
+from shared.redis import connect, kombu_url
+from shared.settings import Settings
+from tests.servers import Valkey
+
+
+def settings_for(redis_url: str, tmp_path: Path) -> Settings:
+    return Settings.from_env({"QANVAS_REDIS_URL": redis_url, "QANVAS_DATA": str(tmp_path)})
+
+
+def wait_for(tickets: Tickets, queue: str, count: int, seconds: float = 10) -> int:
+    until = time.monotonic() + seconds
+    while (found := tickets.waiting(queue)) < count and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def test_as_many_tickets_lie_in_redis_as_were_sent(redis_url: str, tmp_path: Path) -> None:
+    tickets = Tickets(settings_for(redis_url, tmp_path))
+    tickets.send("default", 1200)
+    tickets.send("training")
+    tickets.send("default")
+    assert wait_for(tickets, "default", 1201) == 1201
+    assert wait_for(tickets, "training", 1) == 1
+    tickets.close()
+
+
+def test_a_ticket_is_a_message_that_celery_itself_reads(redis_url: str, tmp_path: Path) -> None:
+    settings = settings_for(redis_url, tmp_path)
+    tickets = Tickets(settings)
+    tickets.send("training")
+    assert wait_for(tickets, "training", 1) == 1
+    with make_celery(settings).connection_for_read() as connection:
+        message = connection.SimpleQueue(queue_name("training")).get(timeout=5)
+    assert message.headers["task"] == TICKET
+    assert message.payload[1] == {"queue": "training"}
+    tickets.close()
+
+
+def test_sending_does_not_wait_for_a_redis_that_is_away(tmp_path: Path) -> None:
+    tickets = Tickets(settings_for("redis://127.0.0.1:1/0", tmp_path))
+    begun = time.monotonic()
+    for _ in range(100):
+        tickets.send("default")
+    assert time.monotonic() - begun < 0.5
+    with pytest.raises(Unavailable, match="Redis does not answer"):
+        tickets.ping()
+    tickets.close()
+
+
+@pytest.mark.chaos
+def test_tickets_are_sent_again_after_redis_was_restarted(tmp_path: Path) -> None:
+    server = Valkey(tmp_path).start()
+    tickets = Tickets(settings_for(server.url, tmp_path))
+    tickets.send("default")
+    assert wait_for(tickets, "default", 1) == 1
+    server.kill()
+    tickets.send("default")
+    server.start()
+    until = time.monotonic() + 20
+    while tickets.waiting("training") == 0 and time.monotonic() < until:
+        tickets.send("training")
+        time.sleep(0.2)
+    assert tickets.waiting("training") > 0
+    tickets.close()
+    server.stop()
+
+
+def test_unix_sockets_are_spelled_as_each_library_wants_them() -> None:
+    assert kombu_url("unix:///tmp/x.sock") == "redis+socket:///tmp/x.sock"
+    assert kombu_url("redis://h:1/0") == "redis://h:1/0"
+    assert (
+        connect("redis+socket:///tmp/x.sock", timeout=1).connection_pool.connection_kwargs["path"]
+        == "/tmp/x.sock"
+    )
+    with pytest.raises(ConfigurationError, match="QANVAS_REDIS_URL"):
+        connect("amqp://h", timeout=1)
