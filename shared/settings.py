@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +113,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "fake_models", "0", "1 puts the model `fake` into the catalog, for drills and load tests.", _flag
     ),
+    Setting("url", "", "Where client commands find the server; empty: the one on the data folder.", str),
+    Setting("key", "", "Key that client commands show the server.", str),
     Setting("log_level", "INFO", "DEBUG, INFO, WARNING or ERROR.", _level),
 )
 
@@ -142,6 +144,8 @@ class Settings:
     max_upload_bytes: int
     webhook_allow_private: bool
     fake_models: bool
+    url: str
+    key: str = field(repr=False)
     log_level: str
 
     @classmethod
