@@ -191,15 +191,26 @@ class JobStore:
                 raise NotFound("output", output_id)
             return transitions.output_record(row)
 
-    def position(self, job: Job) -> int:
-        """How many queued jobs of its queue will be claimed before this one, 0 for the next."""
-        before = sa.or_(
-            jobs.c.priority > job.priority,
-            sa.and_(jobs.c.priority == job.priority, jobs.c.id < job.id),
-        )
-        query = sa.select(sa.func.count()).where(jobs.c.queue == job.queue, status_in(Status.QUEUED), before)
+    def position(self, job: Job, *, most: int | None = None) -> int | None:
+        """How many queued jobs of its queue will be claimed before this one, 0 for the next.
+
+        Counting takes as long as there are jobs before it; with ``most`` it ends there, with None.
+        """
+        queued = sa.select(jobs.c.id).where(jobs.c.queue == job.queue, status_in(Status.QUEUED))
+        count = 0
         with self._database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+            # two questions, each a range of the index that claims use
+            for before in (
+                queued.where(jobs.c.priority > job.priority),
+                queued.where(jobs.c.priority == job.priority, jobs.c.id < job.id),
+            ):
+                rest = before if most is None else before.limit(most + 1 - count)
+                count += connection.execute(
+                    sa.select(sa.func.count()).select_from(rest.subquery())
+                ).scalar_one()
+                if most is not None and count > most:
+                    return None
+        return count
 
     def depths(self) -> Sequence[QueueDepth]:
         """The queues that have jobs waiting, with how many and for how long, by name."""
