@@ -1,0 +1,53 @@
+"""The account of loaded models."""
+
+from __future__ import annotations
+
+from worker.kiln.residency import Residency
+
+
+def loaded(residency: Residency, *sizes: int) -> list[str]:
+    """Enter idle models ``a``, ``b``… of these sizes."""
+    keys = [chr(ord("a") + i) for i in range(len(sizes))]
+    for key, size in zip(keys, sizes, strict=True):
+        residency.add(key, object(), size)
+        residency.unpin(key)
+    return keys
+
+
+def test_the_least_recently_used_model_leaves_first() -> None:
+    residency = Residency(300)
+    loaded(residency, 100, 100, 100)
+    residency.pin("a")
+    residency.unpin("a")
+    assert [resident.key for resident in residency.evict_idle(down_to=200)] == ["b"]
+    assert residency.keys == ("c", "a")
+    assert residency.used == 200
+
+
+def test_a_model_that_runs_is_never_evicted() -> None:
+    residency = Residency(100)
+    loaded(residency, 100, 100)
+    residency.pin("a")
+    assert [resident.key for resident in residency.evict_idle(down_to=0)] == ["b"]
+    assert residency.keys == ("a",)
+
+
+def test_a_model_with_two_users_stays_pinned_until_both_have_ended() -> None:
+    residency = Residency(100)
+    loaded(residency, 100)
+    residency.pin("a")
+    residency.pin("a")
+    residency.unpin("a")
+    assert residency.evict_idle(down_to=0) == []
+    residency.unpin("a")
+    assert [resident.key for resident in residency.evict_idle(down_to=0)] == ["a"]
+
+
+def test_nothing_is_evicted_while_all_fit() -> None:
+    residency = Residency(300)
+    loaded(residency, 100, 100, 100)
+    assert residency.evict_idle(down_to=residency.budget) == []
+
+
+def test_a_model_that_is_not_there_cannot_be_pinned() -> None:
+    assert Residency(100).pin("nobody") is None

@@ -1,0 +1,133 @@
+"""A model for drills and load tests: a picture drawn step by step, and faults on request.
+
+Its picture is a function of prompt, seed, size and number of steps alone, so that a run that was killed and
+went on elsewhere can be compared with one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.catalog.models import Model
+from shared.errors import JobError, OutOfMemory
+from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
+
+#: seconds between two checkpoints
+CHECKPOINT_EVERY = 1.0
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """What is drawn so far; ``step`` counts the finished steps. ``pixels`` has shape (height, width, 3)."""
+
+    pixels: Pixels
+    step: int = 0
+
+
+class FakeEngine:
+    """Implements ``Engine``; needs no torch."""
+
+    def load(self, model: Model, folder: Path | None, device: Device) -> None:
+        """There is nothing to load."""
+
+    def nbytes(self, loaded: None) -> int:
+        return 0
+
+    def run(self, loaded: None, work: Work, context: Context) -> Result:
+        """Draw. Raises OutOfMemory and JobError where the input orders them."""
+        steps = int(work.input["steps"])
+        _claim(int(work.input.get("memory") or 0))
+        canvas = _load(context.resume) if context.resume is not None else _background(work)
+        saved = time.monotonic()
+        context.boundary(Progress("draw", canvas.step, steps))
+        try:
+            while canvas.step < steps:
+                canvas = _step(work, canvas)
+                context.boundary(Progress("draw", canvas.step, steps))
+                _preview(work, canvas, context)
+                if time.monotonic() - saved >= CHECKPOINT_EVERY:
+                    _save(canvas, context)
+                    saved = time.monotonic()
+        except Stopped as stopped:
+            if stopped.reason is StopReason.DRAINING:
+                _save(canvas, context)
+            raise
+        return Result(outputs=(Image(pixels=canvas.pixels, metadata=_metadata(work)),))
+
+
+def _step(work: Work, canvas: _Canvas) -> _Canvas:
+    """Draw one more patch, or fail as ordered."""
+    number = canvas.step + 1
+    given = work.input
+    if number == given.get("fail_at_step"):
+        raise JobError(f"failed at step {number}, as ordered by fail_at_step")
+    if number == given.get("crash_at_step"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    shared_by = 1  # jobs in this step
+    if given.get("oom_above") is not None and shared_by > given["oom_above"]:
+        raise OutOfMemory(f"out of memory with {shared_by} in one step, as ordered by oom_above")
+    if seconds := float(given.get("step_seconds") or 0.0):
+        time.sleep(seconds)
+    random = _random(work, number)
+    height, width, _ = canvas.pixels.shape
+    top, left = int(random.integers(height)), int(random.integers(width))
+    tall, wide = int(random.integers(1, height // 2 + 2)), int(random.integers(1, width // 2 + 2))
+    pixels = canvas.pixels.copy()
+    patch = pixels[top : top + tall, left : left + wide]
+    patch[:] = patch // 2 + random.integers(0, 128, 3, dtype=np.uint8)
+    return _Canvas(pixels, number)
+
+
+def _background(work: Work) -> _Canvas:
+    """A blend from one colour above to another below."""
+    height, width = int(work.input["height"]), int(work.input["width"])
+    above, below = _random(work, 0).integers(0, 256, (2, 3))
+    blend = np.linspace(above, below, height).astype(np.uint8)
+    return _Canvas(np.repeat(blend[:, None, :], width, axis=1))
+
+
+def _random(work: Work, step: int) -> np.random.Generator:
+    """Each step has a generator of its own, so that nothing of it needs to be in a checkpoint."""
+    text = f"{work.input['prompt']}\0{work.input['seed']}\0{step}"
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
+
+
+def _claim(size: int) -> None:
+    """Take so many bytes for a moment."""
+    try:
+        np.empty(size, np.uint8)
+    except MemoryError:
+        raise OutOfMemory(f"{size} bytes are more than there are; ask for less memory") from None
+
+
+def _preview(work: Work, canvas: _Canvas, context: Context) -> None:
+    every = int(work.input.get("preview_every") or 0)
+    if every and canvas.step % every == 0:
+        context.preview(Image(pixels=canvas.pixels))
+
+
+def _save(canvas: _Canvas, context: Context) -> None:
+    def write(folder: Path) -> None:
+        np.savez(folder / "canvas.npz", pixels=canvas.pixels, step=canvas.step)
+
+    context.checkpoint(write)
+
+
+def _load(folder: Path) -> _Canvas:
+    with np.load(folder / "canvas.npz") as saved:
+        return _Canvas(saved["pixels"], int(saved["step"]))
+
+
+def _metadata(work: Work) -> dict[str, str]:
+    shown = ("prompt", "negative_prompt", "seed", "steps", "width", "height")
+    return {name: str(work.input[name]) for name in shown if work.input.get(name) not in (None, "")}

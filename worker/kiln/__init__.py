@@ -1,0 +1,4 @@
+"""The engine thread of a device: who computes next, which models stay loaded.
+
+Law: knows neither SQL, nor Redis, nor storage. ``decide`` and ``residency`` do no I/O and know no torch.
+"""

@@ -1,0 +1,174 @@
+"""One job in the kiln: what was ordered, what comes out of it, and the line between the two."""
+
+from __future__ import annotations
+
+import queue
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shared.catalog.models import Model
+from worker.engines.base import Device, Engine, Image, Progress, Result, Stopped, StopReason, Work
+from worker.kiln.baton import JobThread
+
+
+class Watcher(Protocol):
+    """Hears of a job while it computes, on the job's thread: it must not block."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def token(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A job, ready to compute: everything it reads lies on this machine."""
+
+    work: Work
+    model: Model
+    #: what tells this model from every other for keeping it loaded, tenants and revisions included
+    model_key: str
+    #: the model's files; None for builtin ones
+    folder: Path | None
+    engine: Engine
+    #: where the attempt may write; made when somebody does
+    scratch: Path
+    #: the checkpoint to go on from
+    resume: Path | None = None
+    #: runs beside others instead of before those that come later
+    background: bool = False
+    #: seconds that the job may run, from its first turn on
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder that is the job's alone now; whoever takes it removes it."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Either a result or the error that ended the job: Stopped, a JobError, or what nobody expected."""
+
+    result: Result | None = None
+    error: BaseException | None = None
+    #: the error's traceback as text, for operators
+    trace: str | None = None
+    #: seconds that loading the model took, 0.0 when it was loaded already
+    load_seconds: float = 0.0
+
+    @classmethod
+    def of_error(cls, error: BaseException, load_seconds: float = 0.0) -> Outcome:
+        """Keeps the traceback as text only: the frames hold on to tensors."""
+        trace = "".join(traceback.format_exception(error))
+        return cls(error=error.with_traceback(None), trace=trace, load_seconds=load_seconds)
+
+
+#: which reason counts when there are several
+_WEIGHT = {
+    StopReason.DRAINING: 0,
+    StopReason.DEADLINE: 1,
+    StopReason.CANCELED: 2,
+    StopReason.LOST: 3,
+}
+
+
+class Firing:
+    """The handle of a submitted job: ``stop`` it, and read its ``notices`` until it has ended."""
+
+    def __init__(self, order: Order, watcher: Watcher, arrived: int) -> None:
+        self.order = order
+        self.watcher = watcher
+        self.arrived = arrived
+        self.stop_reason: StopReason | None = None
+        self.deadline: float | None = None
+        self.load_seconds = 0.0
+        self.thread: JobThread | None = None
+        self.outcome: Outcome | None = None
+        self._notices: queue.SimpleQueue[Preview | Checkpoint | None] = queue.SimpleQueue()
+
+    def stop(self, reason: StopReason) -> None:
+        """End the job at its next boundary, or before it starts. Any thread may ask, more than once."""
+        if self.stop_reason is None or _WEIGHT[reason] > _WEIGHT[self.stop_reason]:
+            self.stop_reason = reason
+
+    def notices(self) -> Iterator[Preview | Checkpoint]:
+        """What the job hands out on its way. Ends when the job has: then there is an ``outcome``."""
+        while (notice := self._notices.get()) is not None:
+            yield notice
+
+    def wait(self) -> Outcome:
+        """The outcome, for those who want no notices."""
+        for _ in self.notices():
+            continue
+        assert self.outcome is not None
+        return self.outcome
+
+    def tell(self, notice: Preview | Checkpoint) -> None:
+        """Hand a notice to the reader of ``notices``."""
+        self._notices.put(notice)
+
+    def end(self) -> None:
+        """Let the reader have the ``outcome``; nothing comes after this."""
+        self._notices.put(None)
+
+    @property
+    def shall_stop(self) -> StopReason | None:
+        """Why the job shall end now, if it shall."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.stop(StopReason.DEADLINE)
+        return self.stop_reason
+
+
+class JobContext:
+    """What an engine sees of all this; implements ``worker.engines.base.Context``."""
+
+    def __init__(self, firing: Firing, device: Device) -> None:
+        self._firing = firing
+        self._device = device
+        self._checkpoints = 0
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    @property
+    def scratch(self) -> Path:
+        folder = self._firing.order.scratch / "work"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def resume(self) -> Path | None:
+        return self._firing.order.resume
+
+    def boundary(self, progress: Progress | None = None) -> None:
+        if progress is not None:
+            self._firing.watcher.progress(progress)
+        assert self._firing.thread is not None
+        self._firing.thread.hand_back()
+        if (reason := self._firing.shall_stop) is not None:
+            raise Stopped(reason)
+
+    def token(self, text: str) -> None:
+        self._firing.watcher.token(text)
+
+    def preview(self, image: Image) -> None:
+        self._firing.tell(Preview(image))
+
+    def checkpoint(self, write: Callable[[Path], None]) -> None:
+        self._checkpoints += 1
+        folder = self._firing.order.scratch / f"checkpoint-{self._checkpoints}"
+        folder.mkdir(parents=True)
+        write(folder)
+        self._firing.tell(Checkpoint(folder))

@@ -1,0 +1,167 @@
+"""The engine thread: gives turns to jobs, and keeps their models loaded while the budget lasts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from shared.errors import OutOfMemory, QanvasError
+from worker.engines.base import Device, Progress, Stopped
+from worker.kiln.baton import JobThreads
+from worker.kiln.decide import Candidate, Spent, next_turn
+from worker.kiln.devices import release_memory
+from worker.kiln.firing import Firing, JobContext, Order, Outcome, Watcher
+from worker.kiln.residency import Residency, Resident
+
+log = logging.getLogger(__name__)
+
+
+class Kiln:
+    """Owns one device. ``submit`` from any thread; everything else happens on the engine thread, or on the
+    one job's thread that it has given the baton to."""
+
+    def __init__(self, device: Device, budget: int) -> None:
+        self.device = device
+        self._residency = Residency(budget)
+        self._threads = JobThreads()
+        self._firings: list[Firing] = []
+        self._spent = Spent()
+        self._arriving: deque[Firing] = deque()
+        self._arrived = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._fire, name="kiln", daemon=True)
+        self._thread.start()
+
+    def submit(self, order: Order, watcher: Watcher) -> Firing:
+        """Compute a job when its turn comes. Raises QanvasError once the kiln is closed."""
+        with self._changed:
+            if self._closed:
+                raise QanvasError("this worker is leaving; the job goes on elsewhere")
+            self._arrived += 1
+            firing = Firing(order, watcher, self._arrived)
+            self._arriving.append(firing)
+            self._changed.notify()
+        return firing
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Keys of the loaded models, most recently used last."""
+        return self._residency.keys
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes: what models may keep, and what they do keep."""
+        return {"budget": self._residency.budget, "models": self._residency.used}
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take no more jobs, and wait until those that are in have ended (the caller stops them)."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _fire(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._arriving or self._firings or self._closed)
+                while self._arriving:
+                    self._firings.append(self._arriving.popleft())
+            if not self._firings:
+                break
+            candidates = {_candidate(firing): firing for firing in self._firings}
+            chosen = next_turn(list(candidates), self._spent)
+            began = time.monotonic()
+            self._turn(candidates[chosen])
+            self._spent = self._spent.after(chosen, time.monotonic() - began, list(candidates))
+        self._threads.end()
+        self._evict(down_to=0)
+
+    def _turn(self, firing: Firing) -> None:
+        """Let a job compute up to its next boundary."""
+        if firing.thread is None:
+            try:
+                self._start(firing)
+            except (Exception, Stopped) as error:  # noqa: BLE001 - whoever ordered the job gets it
+                firing.outcome = Outcome.of_error(error)
+                self._end(firing)
+                return
+        assert firing.thread is not None
+        if firing.thread.give():
+            self._threads.keep(firing.thread)
+            self._residency.unpin(firing.order.model_key)
+            self._end(firing)
+
+    def _start(self, firing: Firing) -> None:
+        if (reason := firing.shall_stop) is not None:
+            raise Stopped(reason)
+        order = firing.order
+        resident = self._residency.pin(order.model_key)
+        if resident is None:
+            firing.watcher.progress(Progress("load", 0))
+            began = time.monotonic()
+            resident = self._load(order)
+            firing.load_seconds = time.monotonic() - began
+        if order.timeout is not None:
+            firing.deadline = time.monotonic() + order.timeout
+        firing.thread = self._threads.take(_Body(firing, resident.loaded, self.device))
+
+    def _end(self, firing: Firing) -> None:
+        self._firings.remove(firing)
+        if firing.outcome is not None and isinstance(firing.outcome.error, OutOfMemory):
+            self._evict(down_to=0)  # the next attempt shall find what room there can be
+        firing.end()
+
+    def _load(self, order: Order) -> Resident:
+        """Load a model, pinned. Raises what ``Engine.load`` raises; out of memory only after a second try."""
+        self._evict(down_to=max(0, self._residency.budget - _weights(order.folder)))
+        try:
+            loaded = order.engine.load(order.model, order.folder, self.device)
+        except OutOfMemory:
+            loaded = None  # the second try is outside this block: here the error still holds what it loaded
+        if loaded is None:
+            log.warning("out of memory while loading %s; again without idle models", order.model.id)
+            self._evict(down_to=0)
+            loaded = order.engine.load(order.model, order.folder, self.device)
+        resident = self._residency.add(order.model_key, loaded, order.engine.nbytes(loaded))
+        self._evict(down_to=self._residency.budget)  # the estimate may have been too low
+        return resident
+
+    def _evict(self, *, down_to: int) -> None:
+        evicted = [resident.key for resident in self._residency.evict_idle(down_to)]
+        if evicted:
+            log.info("evicted %s", ", ".join(evicted))
+            release_memory(self.device)
+
+
+class _Body:
+    """What a job's thread runs: the engine, and nothing it raises escapes."""
+
+    def __init__(self, firing: Firing, loaded: object, device: Device) -> None:
+        self._firing, self._loaded, self._device = firing, loaded, device
+
+    def __call__(self) -> None:
+        firing = self._firing
+        order = firing.order
+        try:
+            result = order.engine.run(self._loaded, order.work, JobContext(firing, self._device))
+            firing.outcome = Outcome(result=result, load_seconds=firing.load_seconds)
+        except BaseException as error:  # noqa: BLE001 - whoever ordered the job gets it
+            firing.outcome = Outcome.of_error(error, firing.load_seconds)
+
+
+def _candidate(firing: Firing) -> Candidate:
+    return Candidate(
+        firing.order.work.job_id,
+        firing.arrived,
+        background=firing.order.background,
+        stopping=firing.shall_stop is not None,
+    )
+
+
+def _weights(folder: Path | None) -> int:
+    """Bytes of the weight files: about what the model will take when it is loaded."""
+    return 0 if folder is None else sum(file.stat().st_size for file in folder.rglob("*.safetensors"))

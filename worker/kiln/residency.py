@@ -1,0 +1,70 @@
+"""Which models stay loaded: an account of bytes against a budget. Pure: no I/O, no torch.
+
+The loaded objects pass through as they are; loading and freeing them is the kiln's work.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Resident:
+    """A loaded model: ``users`` jobs run with it now, and while there are any it is not evicted."""
+
+    key: str
+    loaded: Any
+    nbytes: int
+    users: int = 0
+
+
+class Residency:
+    """Models by key, least recently used first. Only the engine thread changes it."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._residents: OrderedDict[str, Resident] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        """Bytes of all resident models."""
+        return sum(resident.nbytes for resident in list(self._residents.values()))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The resident models, most recently used last."""
+        return tuple(self._residents)
+
+    def pin(self, key: str) -> Resident | None:
+        """Count one more user of a model and mark it as used now; None when it is not resident."""
+        resident = self._residents.get(key)
+        if resident is not None:
+            self._residents.move_to_end(key)
+            resident.users += 1
+        return resident
+
+    def unpin(self, key: str) -> None:
+        """Count one user less."""
+        self._residents[key].users -= 1
+
+    def add(self, key: str, loaded: Any, nbytes: int) -> Resident:
+        """Enter a model that was just loaded, pinned once by the job it was loaded for."""
+        self._residents[key] = resident = Resident(key, loaded, nbytes, users=1)
+        return resident
+
+    def evict_idle(self, down_to: int) -> list[Resident]:
+        """Take out idle models, least recently used first, until at most ``down_to`` bytes are in use.
+
+        What is pinned stays, so the result may be above that: a model that runs is never pulled away,
+        and one that does not fit the budget alone is still given a try."""
+        evicted = []
+        used = self.used
+        for resident in list(self._residents.values()):
+            if used <= down_to:
+                break
+            if resident.users == 0:
+                evicted.append(self._residents.pop(resident.key))
+                used -= resident.nbytes
+        return evicted
