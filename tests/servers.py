@@ -54,7 +54,7 @@ class Valkey:
 
     def start(self) -> Valkey:
         log = self.folder / "valkey.log"
-        self.process = valkey.start(self.folder, self.address, log=log)
+        self.process = children.start(valkey.command(self.folder, self.address), log=log)
         valkey.wait(self.process, self.address, log=log)
         return self
 

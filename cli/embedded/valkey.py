@@ -74,18 +74,16 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def start(folder: Path, address: Address, *, log: Path) -> subprocess.Popen[bytes]:
-    """Start a server whose data lie in ``folder`` and survive a kill. Does not wait for it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def command(folder: Path, address: Address) -> list[str | Path]:
+    """The command of a server whose data lie in ``folder`` and survive a kill."""
     listen: list[str | Path]
     if address.socket is None:
         listen = ["--bind", "127.0.0.1", "--port", str(address.port)]
     else:
-        address.socket.unlink(missing_ok=True)
         listen = ["--port", "0", "--unixsocket", address.socket, "--unixsocketperm", "700"]
-    command = [binary(), *listen, "--dir", folder, "--save", "", "--appendonly", "yes"]
-    command += ["--appendfsync", "everysec", "--protected-mode", "yes", "--daemonize", "no"]
-    return children.start(command, log=log, cwd=folder)
+    durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
+    folder.mkdir(parents=True, exist_ok=True)
+    return [binary(), *listen, "--dir", folder, *durable, "--protected-mode", "yes", "--daemonize", "no"]
 
 
 def wait(process: subprocess.Popen[bytes], address: Address, *, log: Path) -> None:

@@ -1,0 +1,49 @@
+# `make demo` and `make test` need Python 3.11 and nothing else; all else goes into .venv, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PROMPT ?= a red apple
+TESTS  ?=
+BIN    := .venv/bin
+
+.PHONY: help demo up test test-fast check lint format docs clean
+
+help:            ## what there is
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
+
+demo: .venv/installed   ## start everything, make one picture, stop (PROMPT="a blue rocket")
+	@$(BIN)/qanvas demo "$(PROMPT)"
+
+up: .venv/installed     ## run everything until Ctrl-C
+	@$(BIN)/qanvas up
+
+test: .venv/installed   ## every test, with real servers and killed processes
+	$(BIN)/pytest $(TESTS)
+
+test-fast: .venv/installed  ## the tests that take less than two minutes together
+	$(BIN)/pytest -m "not slow and not chaos and not gpu" $(TESTS)
+
+lint: .venv/installed   ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test        ## all that must pass before a change goes in
+
+format: .venv/installed ## put the code into its usual form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/installed   ## write docs/settings.md from the table of settings
+	$(BIN)/python -m cli.settings_page > docs/settings.md
+
+clean:           ## forget the environment
+	rm -rf .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Qanvas needs Python 3.11; make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Qanvas needs Python 3.11, $(PYTHON) is older; make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Making .venv with $(PYTHON) …"
+	@$(PYTHON) -m venv .venv
+	@echo "Installing Qanvas and what it needs into .venv (torch is large; minutes on a slow line) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,worker,dev]'
+	@touch $@

@@ -1,0 +1,58 @@
+"""``qanvas demo``: a prompt becomes a picture, through the whole house."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import options
+from cli.client import Client
+from cli.outputs import save, slug
+from cli.progress import watch
+from cli.signals import stopping
+from shared.errors import ConfigurationError
+
+_TASK = "text-to-image"
+_PREFERRED = "starter-image"
+
+
+@click.command()
+@click.argument("prompt", default="a red apple")
+@options.data
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
+)
+@click.option("--model", help=f"Any {_TASK} model; {_PREFERRED} when not given.")
+def demo(prompt: str, data: Path | None, out: Path, model: str | None) -> None:
+    """Start a server, make one picture, write it to ./out, and stop the server."""
+    from cli.embedded.supervisor import Supervisor
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stopping())
+        if data is None:
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qanvas-demo-")))
+        settings = options.settings_from(data=data, port=0, host="127.0.0.1")
+        click.echo("starting the API, Valkey and a worker …", err=True)
+        server = stack.enter_context(Supervisor(settings))
+        client = stack.enter_context(Client(server.url, settings.key))
+        chosen = model or _choose(client.models())
+        click.echo(f'{chosen}: "{prompt}"', err=True)
+        job = client.submit({"model": chosen, "input": {"prompt": prompt}})
+        job = watch(client, job, meanwhile=server.tend)
+        [path, *_] = save(client, job, out / f"{slug(prompt)}-{job['id'][-6:].lower()}.png")
+        click.echo(path)
+    sys.stdout.flush()
+
+
+def _choose(models: list[dict[str, Any]]) -> str:
+    names = [str(model["id"]) for model in models if model["task"] == _TASK and model["state"] != "missing"]
+    if not names:
+        raise ConfigurationError(
+            f"no {_TASK} model is here; put one into a catalog and name that in QANVAS_CATALOG"
+        )
+    return _PREFERRED if _PREFERRED in names else names[0]

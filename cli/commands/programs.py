@@ -1,0 +1,83 @@
+"""``qanvas api | worker | migrate``: one part of the house each, for deployments of several machines."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import click
+
+from cli import options
+from shared.errors import MissingExtra, Unavailable
+from shared.settings import Settings
+
+#: what a missing module means: its extra is not installed
+_EXTRAS = {
+    **dict.fromkeys(("flask", "granian", "prometheus_client"), "api"),
+    **dict.fromkeys(
+        ("torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"), "worker"
+    ),
+}
+
+
+@click.command()
+@options.host
+@options.port
+@click.option("--workers", "processes", type=click.IntRange(1), help="Processes (QANVAS_API_PROCESSES, 1).")
+def api(host: str | None, port: int | None, processes: int | None) -> None:
+    """Serve the REST API."""
+    settings = options.settings_from(host=host, port=port, api_processes=processes)
+    try:
+        from api.serve import serve
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    serve(settings, settings.api_processes)
+
+
+@click.command()
+@click.option("--queues", help="Queues to serve, separated by commas (QANVAS_QUEUES, default,training).")
+@click.option("--device", help="Where models compute: auto, cpu, cuda:1, mps (QANVAS_DEVICE, auto).")
+@click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 2).")
+@click.option(
+    "--check", is_flag=True, help="Only say whether a worker lives on this machine; for health checks."
+)
+def worker(queues: str | None, device: str | None, slots: int | None, check: bool) -> None:
+    """Run jobs on one device of this machine."""
+    settings = options.settings_from(queues=queues, device=device, slots=slots)
+    if check:
+        _check(settings)
+        return
+    try:
+        from worker.app import run_worker
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    run_worker(settings)
+
+
+@click.command()
+@options.data
+def migrate(data: Path | None) -> None:
+    """Bring the database to what this version needs."""
+    from shared.database import Database
+
+    database = Database(options.settings_from(data=data).database_url)
+    database.migrate()
+    click.echo(f"{database.url.render_as_string(hide_password=True)} is up to date", err=True)
+
+
+def _check(settings: Settings) -> None:
+    from shared.database import Database
+    from shared.jobs.leases import Leases
+
+    lease = settings.lease_seconds
+    alive = Leases(Database(settings.database_url), lease).workers(alive_within=lease)
+    here = [one for one in alive if one.host == socket.gethostname()]
+    if not here:
+        raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")
+    for one in here:
+        click.echo(f"{one.id} on {one.device}, {len(one.running)} of {one.slots} slots taken")
+
+
+def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError | MissingExtra:
+    module = (error.name or "").partition(".")[0]
+    return MissingExtra(module, _EXTRAS[module]) if module in _EXTRAS else error

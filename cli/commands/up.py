@@ -1,0 +1,43 @@
+"""``qanvas up``: everything on this machine, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import click
+
+from cli import options
+from cli.signals import Stopped, stopping
+
+#: seconds between two looks at the children
+_LOOK = 0.2
+
+
+@click.command()
+@options.host
+@options.port
+@options.data
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes.")
+def up(host: str | None, port: int | None, data: Path | None, workers: int) -> None:
+    """Run the API, a database, Valkey and workers, all embedded.
+
+    Prints `ready URL` when jobs can be submitted. Ctrl-C stops everything.
+    """
+    from cli.embedded.supervisor import Supervisor
+
+    settings = options.settings_from(host=host, port=port, data=data)
+    logging.basicConfig(level=settings.log_level, format="qanvas: %(message)s")
+    for chatty in ("httpx", "httpcore", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    click.echo(f"qanvas: data and logs in {settings.data}", err=True)
+    try:
+        with stopping() as request, Supervisor(settings, workers) as server:
+            click.echo(f"ready {server.url}")
+            while not request.asked:
+                server.tend()
+                time.sleep(_LOOK)
+    except Stopped:
+        pass
+    click.echo("qanvas: stopped", err=True)

@@ -1,0 +1,46 @@
+"""Options that several commands share, and settings with options laid over the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.client import Client
+from cli.embedded.folder import DataFolder
+from shared.settings import PREFIX, Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+data = click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), help="The data folder (QANVAS_DATA, ./data)."
+)
+host = click.option("--host", help="Address to listen on (QANVAS_HOST, 127.0.0.1).")
+port = click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for any (QANVAS_PORT, 8000)."
+)
+
+
+def server(command: Command) -> Command:
+    """``--url`` and ``--key`` of the commands that talk to a server."""
+    url = click.option("--url", help="Where the server is (QANVAS_URL; else the one on the data folder).")
+    key = click.option("--key", help="Key to show (QANVAS_KEY).")
+    return url(key(data(command)))
+
+
+def settings_from(**options: object) -> Settings:
+    """Settings from the environment, and over them every option that was given."""
+    given = {PREFIX + name.upper(): str(value) for name, value in options.items() if value is not None}
+    return Settings.from_env({**os.environ, **given})
+
+
+def client_from(url: str | None, key: str | None, data: Path | None) -> Client:
+    """A client of the server that is named, or runs on the data folder, or listens where the settings say."""
+    settings = settings_from(url=url, key=key, data=data)
+    where = (
+        settings.url or DataFolder(settings.data).server_url() or f"http://{settings.host}:{settings.port}"
+    )
+    return Client(where, settings.key)

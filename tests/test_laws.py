@@ -1,0 +1,146 @@
+"""The laws of the house, checked by reading every import, and by importing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("api", "worker", "shared", "cli", "starters")
+
+
+class Import(NamedTuple):
+    file: str
+    module: str
+    #: inside a function, so that it happens only when that runs
+    late: bool
+
+
+def _imports() -> Iterator[Import]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            tree = ast.parse(path.read_text(), str(path))
+            late = {
+                id(inner)
+                for outer in ast.walk(tree)
+                if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+                for inner in ast.walk(outer)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+                    names = [node.module or ""]
+                else:
+                    continue
+                for name in names:
+                    yield Import(str(path.relative_to(ROOT)), name, id(node) in late)
+
+
+IMPORTS = tuple(_imports())
+
+
+def _offenders(modules: tuple[str, ...], *, outside: tuple[str, ...]) -> list[str]:
+    """Files that import one of the modules and do not lie in one of the places."""
+    return sorted(
+        {
+            f"{one.file} imports {one.module}"
+            for one in IMPORTS
+            if one.module.partition(".")[0] in modules and not one.file.startswith(outside)
+        }
+    )
+
+
+def test_flask_and_its_server_live_in_the_api_only() -> None:
+    assert not _offenders(("flask", "werkzeug", "granian"), outside=("api/",))
+
+
+def test_torch_lives_in_the_kiln_the_engines_and_the_starters_only() -> None:
+    heavy = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+    assert not _offenders(heavy, outside=("worker/kiln/", "worker/engines/", "starters/"))
+
+
+def test_celery_lives_in_the_queue_and_the_worker_only() -> None:
+    assert not _offenders(("celery", "kombu"), outside=("shared/queue.py", "worker/"))
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("api/", ("worker", "cli", "starters")),
+        ("worker/", ("api", "cli", "starters")),
+        ("shared/", ("api", "worker", "cli", "starters")),
+    ],
+)
+def test_a_package_keeps_away_from_those_it_may_not_know(package: str, forbidden: tuple[str, ...]) -> None:
+    elsewhere = tuple(f"{name}/" for name in PACKAGES if f"{name}/" != package)
+    assert not _offenders(forbidden, outside=elsewhere)
+
+
+def test_the_command_line_knows_api_and_worker_only_inside_the_command_that_starts_them() -> None:
+    known = {(one.file, one.module, one.late) for one in IMPORTS if one.file.startswith("cli/")}
+    entry = {(file, module, late) for file, module, late in known if module.startswith(("api", "worker"))}
+    assert entry == {
+        ("cli/commands/programs.py", "api.serve", True),
+        ("cli/commands/programs.py", "worker.app", True),
+    }
+
+
+def test_engines_know_neither_sql_nor_redis_nor_storage() -> None:
+    ours = (
+        "shared.database",
+        "shared.jobs",
+        "shared.storage",
+        "shared.redis",
+        "shared.queue",
+        "shared.events",
+    )
+    foreign = ("sqlalchemy", "redis", "celery", "flask")
+    found = [
+        f"{one.file} imports {one.module}"
+        for one in IMPORTS
+        if one.file.startswith("worker/engines/")
+        and (one.module.startswith(ours) or one.module.partition(".")[0] in foreign)
+    ]
+    assert not found
+
+
+def test_the_states_of_a_job_do_no_io() -> None:
+    allowed = {"__future__", "collections.abc", "dataclasses", "enum", "types", "typing", "shared.errors"}
+    assert {one.module for one in IMPORTS if one.file == "shared/jobs/states.py"} <= allowed
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    # the command line hands the environment on, to the settings and to the processes it starts
+    handed_on = {"cli/options.py", "cli/embedded/supervisor.py"}
+    found = set()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv"):
+                found.add(str(path.relative_to(ROOT)))
+    assert found - handed_on <= {"shared/settings.py"}
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("api.app", ("torch", "diffusers", "transformers", "numpy", "worker", "cli")),
+        ("shared.jobs.store", ("torch", "flask", "celery", "kombu", "numpy")),
+        ("cli.main", ("torch", "flask", "celery", "sqlalchemy", "api", "worker")),
+        ("worker.app", ("flask", "granian", "api", "cli")),
+    ],
+)
+def test_importing_a_module_loads_nothing_it_may_not_need(module: str, forbidden: tuple[str, ...]) -> None:
+    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert not set(forbidden) & set(done.stdout.split())
