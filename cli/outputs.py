@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from cli.client import Client
 
@@ -18,6 +21,11 @@ def save(client: Client, job: dict[str, Any], path: Path) -> list[Path]:
         client.download(output["url"], target)
         paths.append(target)
     return paths
+
+
+def console() -> Console:
+    """Standard output for tables; nothing is cut off where a program reads it."""
+    return Console() if sys.stdout.isatty() else Console(width=10_000)
 
 
 def slug(text: str) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from cli import options
 from cli.inputs import inputs_from
-from cli.outputs import save
+from cli.outputs import console, save
 from cli.progress import watch
 
 
@@ -89,7 +87,7 @@ def jobs(
         progress = job["progress"] or {}
         steps = f"{progress['step']}/{progress['total']}" if progress.get("total") else ""
         table.add_row(job["id"], job["model"], job["status"], steps, job["created_at"])
-    _wide().print(table)
+    console().print(table)
 
 
 @click.command()
@@ -108,12 +106,7 @@ def models(as_json: bool, url: str | None, key: str | None, data: Path | None) -
         required = schema.get("required", ())
         names = [name if name in required else f"[{name}]" for name in schema.get("properties", ())]
         table.add_row(model["id"], model["task"], model["state"], " ".join(names).replace("[", r"\["))
-    _wide().print(table)
-
-
-def _wide() -> Console:
-    """A console that cuts nothing off where the output is read by a program."""
-    return Console() if sys.stdout.isatty() else Console(width=10_000)
+    console().print(table)
 
 
 def _text(result: Any) -> str:

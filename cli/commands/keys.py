@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from cli import options
+from cli.outputs import console
 
 if TYPE_CHECKING:
     from shared.jobs.keys import KeyStore, Scope
@@ -47,7 +47,7 @@ def list_(data: Path | None) -> None:
     for key in _store(data).list():
         times = map(_day, (key.created_at, key.last_used_at, key.revoked_at))
         table.add_row(key.id, key.name, key.tenant, ",".join(key.scopes), *times)
-    Console().print(table)
+    console().print(table)
 
 
 @keys.command()
