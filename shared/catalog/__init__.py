@@ -1,1 +1,1 @@
-"""Which models there are: their tasks, inputs and sources. This folder loads no model and imports no torch."""
+"""Which models there are: their tasks, inputs and sources. Nothing here loads one."""

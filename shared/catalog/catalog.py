@@ -1,0 +1,114 @@
+"""Which models there are, for a tenant, and what each takes."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.catalog import builtin, operator
+from shared.catalog.check import InputCheck
+from shared.catalog.entries import from_entry
+from shared.catalog.models import Folder, Model
+from shared.catalog.tasks import TRAININGS
+from shared.catalog.wording import did_you_mean
+from shared.database import Database
+from shared.errors import ConfigurationError, InvalidInput, NotFound
+from shared.jobs.models import TrainedModelRow, TrainedModels
+from shared.settings import Settings
+
+#: compiled schemas and trained models kept at once
+KEPT = 512
+
+
+class Catalog:
+    """The operator's models, then starters, trainers and ``fake``, then those that the tenant trained."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        """Reads the operator's file once. Raises ConfigurationError for its faults."""
+        self._fixed: dict[str, Model] = {}
+        own = operator.read(settings.catalog) if settings.catalog is not None else []
+        fakes = [builtin.fake()] if settings.fake_models else []
+        for model in chain(own, builtin.starters(), builtin.trainers(), fakes):
+            if model.id in self._fixed:
+                raise ConfigurationError(
+                    f"the catalog {settings.catalog} has a model {model.id!r}, which is built in; "
+                    "give it another name"
+                )
+            self._fixed[model.id] = model
+        self._trained = TrainedModels(database)
+        self._rows: dict[tuple[str, str, str, float], Model] = {}
+        self._checks: dict[int, tuple[Model, InputCheck]] = {}
+
+    def list(self, tenant: str = "default") -> list[Model]:
+        """Every model that the tenant may name. Raises Unavailable when the database is away."""
+        trained = [self._from_row(row) for row in self._trained.list(tenant) if row.id not in self._fixed]
+        return [*self._fixed.values(), *trained]
+
+    def get(self, model_id: str, tenant: str = "default") -> Model:
+        """Raises NotFound."""
+        if (fixed := self._fixed.get(model_id)) is not None:
+            return fixed
+        if (row := self._trained.get(model_id, tenant)) is None:
+            raise NotFound("model", model_id)
+        return self._from_row(row)
+
+    def resolve(self, model: str | None, task: str | None, tenant: str = "default") -> Model:
+        """The model that a submission means: the one it names, or the first one ready for its task.
+
+        Raises InvalidInput pointing at ``/model`` or ``/task``."""
+        if model is not None:
+            return self._named(model, task, tenant)
+        known = self.list(tenant)
+        if task is None:
+            raise InvalidInput.at("/model", "give a model, or a task; GET /v1/models lists those there are")
+        fitting = [each for each in known if each.task == task]
+        if not fitting:
+            tasks = list(dict.fromkeys(each.task for each in known))
+            raise InvalidInput.at(
+                "/task", f"no model does this here{did_you_mean(task, tasks)}; tasks are {', '.join(tasks)}"
+            )
+        return next((each for each in fitting if self.state(each) == "ready"), fitting[0])
+
+    def check_input(self, model: Model, given: object, pointer: str = "/input") -> dict[str, Any]:
+        """The input, valid, with defaults filled in and the seed drawn. Raises InvalidInput, each fault below
+        ``pointer``."""
+        kept = self._checks.get(id(model))
+        if kept is None or kept[0] is not model:
+            if len(self._checks) >= KEPT:
+                self._checks.clear()
+            # The model is kept too: while it is, no other one gets the same id().
+            kept = self._checks[id(model)] = (model, InputCheck(model.input_schema))
+        checked = kept[1].check(given, pointer)
+        if model.task in TRAININGS and checked["name"] in self._fixed:
+            raise InvalidInput.at(f"{pointer}/name", "is a model of this server already; choose another name")
+        return checked
+
+    def state(self, model: Model) -> Literal["ready", "missing"]:
+        """``missing``: the folder that the model comes from is not here. What comes from the hub or from the
+        storage counts as ready: a worker fetches it when a job needs it."""
+        away = isinstance(model.source, Folder) and not Path(model.source.path).is_dir()
+        return "missing" if away else "ready"
+
+    def _named(self, model_id: str, task: str | None, tenant: str) -> Model:
+        try:
+            found = self.get(model_id, tenant)
+        except NotFound:
+            hint = did_you_mean(model_id, [each.id for each in self.list(tenant)])
+            raise InvalidInput.at(
+                "/model", f"there is no such model{hint}; GET /v1/models lists those there are"
+            ) from None
+        if task is not None and task != found.task:
+            raise InvalidInput.at(
+                "/task", f"model {found.id} does {found.task}; leave the task out, or say that"
+            )
+        return found
+
+    def _from_row(self, row: TrainedModelRow) -> Model:
+        """The same object for the same row, so that its compiled schema is found again."""
+        key = (row.tenant, row.id, row.job_id, row.created_at)
+        if (known := self._rows.get(key)) is None:
+            if len(self._rows) >= KEPT:
+                self._rows.clear()
+            known = self._rows[key] = from_entry(row.id, row.entry)
+        return known

@@ -1,0 +1,41 @@
+"""A trained model as the JSON that its row in the database keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.catalog.models import Model, Stored
+
+
+def to_entry(model: Model) -> dict[str, Any]:
+    """Raises ValueError for a model whose files are not in the storage: such a one has no row."""
+    if not isinstance(model.source, Stored):
+        raise ValueError(f"model {model.id} is not in the storage")
+    return {
+        "task": model.task,
+        "engine": model.engine,
+        "prefix": model.source.prefix,
+        "input_schema": model.input_schema,
+        "output": model.output,
+        "queue": model.queue,
+        "license": model.license,
+        "description": model.description,
+        "options": dict(model.options),
+    }
+
+
+def from_entry(model_id: str, entry: Mapping[str, Any]) -> Model:
+    """What ``to_entry`` was given."""
+    return Model(
+        id=model_id,
+        task=entry["task"],
+        engine=entry["engine"],
+        source=Stored(entry["prefix"]),
+        input_schema=entry["input_schema"],
+        output=entry["output"],
+        queue=entry["queue"],
+        license=entry["license"],
+        description=entry["description"],
+        options=entry["options"],
+    )
