@@ -9,7 +9,7 @@ def loaded(residency: Residency, *sizes: int) -> list[str]:
     """Enter idle models ``a``, ``b``… of these sizes."""
     keys = [chr(ord("a") + i) for i in range(len(sizes))]
     for key, size in zip(keys, sizes, strict=True):
-        residency.add(key, object(), size)
+        residency.add(key, key, object(), size)
         residency.unpin(key)
     return keys
 
@@ -20,7 +20,7 @@ def test_the_least_recently_used_model_leaves_first() -> None:
     residency.pin("a")
     residency.unpin("a")
     assert [resident.key for resident in residency.evict_idle(down_to=200)] == ["b"]
-    assert residency.keys == ("c", "a")
+    assert residency.names == ("c", "a")
     assert residency.used == 200
 
 
@@ -29,7 +29,7 @@ def test_a_model_that_runs_is_never_evicted() -> None:
     loaded(residency, 100, 100)
     residency.pin("a")
     assert [resident.key for resident in residency.evict_idle(down_to=0)] == ["b"]
-    assert residency.keys == ("a",)
+    assert residency.names == ("a",)
 
 
 def test_a_model_with_two_users_stays_pinned_until_both_have_ended() -> None:

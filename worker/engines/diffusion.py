@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -67,8 +68,9 @@ class DiffusionEngine:
                     use_safetensors=True,
                     local_files_only=True,
                     trust_remote_code=model.trust_remote_code,
+                    **_left_out(folder),
                 )
-            except (OSError, ValueError, ImportError, AttributeError) as error:
+            except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
                 raise ModelUnavailable(
                     f"model {model.id} cannot be loaded from {folder}: {error}", retryable=False
                 ) from error
@@ -102,6 +104,13 @@ class DiffusionEngine:
                 for i, each in enumerate(pixels)
             )
         )
+
+
+def _left_out(folder: Path) -> dict[str, None]:
+    """Parts that the pipeline was saved without, SD3's T5 say: the library wants to be told so again."""
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text("utf-8")) if index.is_file() else {}
+    return {name: None for name, origin in parts.items() if origin == [None, None]}
 
 
 def _arguments(loaded: LoadedPipeline, given: Mapping[str, Any]) -> dict[str, Any]:

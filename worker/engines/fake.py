@@ -28,7 +28,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Canvas:
-    """What is drawn so far; ``step`` counts the finished steps. ``pixels`` has shape (height, width, 3)."""
+    """What is drawn so far: ``step`` steps of ``pixels``, shape (pictures, height, width, 3)."""
 
     pixels: Pixels
     step: int = 0
@@ -49,6 +49,7 @@ class FakeEngine:
         _claim(int(work.input.get("memory") or 0))
         canvas = _load(context.resume) if context.resume is not None else _background(work)
         saved = time.monotonic()
+        _fault(work, canvas.step)
         context.boundary(Progress("draw", canvas.step, steps))
         try:
             while canvas.step < steps:
@@ -62,43 +63,63 @@ class FakeEngine:
             if stopped.reason is StopReason.DRAINING:
                 _save(canvas, context)
             raise
-        return Result(outputs=(Image(pixels=canvas.pixels, metadata=_metadata(work)),))
+        return Result(
+            outputs=tuple(
+                Image(pixels=pixels, metadata=_metadata(work, seed))
+                for seed, pixels in zip(_seeds(work), canvas.pixels, strict=True)
+            )
+        )
+
+
+def _fault(work: Work, step: int) -> None:
+    """Fail or crash on reaching this step, as ordered."""
+    if step == work.input.get("fail_at_step"):
+        raise JobError(f"failed at step {step}, as ordered by fail_at_step")
+    if step == work.input.get("crash_at_step"):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _step(work: Work, canvas: _Canvas) -> _Canvas:
-    """Draw one more patch, or fail as ordered."""
+    """Draw one more patch on each picture."""
     number = canvas.step + 1
-    given = work.input
-    if number == given.get("fail_at_step"):
-        raise JobError(f"failed at step {number}, as ordered by fail_at_step")
-    if number == given.get("crash_at_step"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    _fault(work, number)
     shared_by = 1  # jobs in this step
-    if given.get("oom_above") is not None and shared_by > given["oom_above"]:
+    most = work.input.get("oom_above")
+    if most is not None and shared_by > most:
         raise OutOfMemory(f"out of memory with {shared_by} in one step, as ordered by oom_above")
-    if seconds := float(given.get("step_seconds") or 0.0):
+    if seconds := float(work.input.get("step_seconds") or 0.0):
         time.sleep(seconds)
-    random = _random(work, number)
-    height, width, _ = canvas.pixels.shape
-    top, left = int(random.integers(height)), int(random.integers(width))
-    tall, wide = int(random.integers(1, height // 2 + 2)), int(random.integers(1, width // 2 + 2))
     pixels = canvas.pixels.copy()
-    patch = pixels[top : top + tall, left : left + wide]
-    patch[:] = patch // 2 + random.integers(0, 128, 3, dtype=np.uint8)
+    _, height, width, _ = pixels.shape
+    for seed, picture in zip(_seeds(work), pixels, strict=True):
+        random = _random(work, seed, number)
+        top, left = int(random.integers(height)), int(random.integers(width))
+        tall, wide = int(random.integers(1, height // 2 + 2)), int(random.integers(1, width // 2 + 2))
+        patch = picture[top : top + tall, left : left + wide]
+        patch[:] = patch // 2 + random.integers(0, 128, 3, dtype=np.uint8)
     return _Canvas(pixels, number)
 
 
 def _background(work: Work) -> _Canvas:
     """A blend from one colour above to another below."""
     height, width = int(work.input["height"]), int(work.input["width"])
-    above, below = _random(work, 0).integers(0, 256, (2, 3))
-    blend = np.linspace(above, below, height).astype(np.uint8)
-    return _Canvas(np.repeat(blend[:, None, :], width, axis=1))
+    pictures = []
+    for seed in _seeds(work):
+        above, below = _random(work, seed, 0).integers(0, 256, (2, 3))
+        blend = np.linspace(above, below, height).astype(np.uint8)
+        pictures.append(np.repeat(blend[:, None, :], width, axis=1))
+    return _Canvas(np.stack(pictures))
 
 
-def _random(work: Work, step: int) -> np.random.Generator:
+def _seeds(work: Work) -> range:
+    """Each picture's own seed."""
+    first = int(work.input["seed"])
+    return range(first, first + int(work.input.get("num_images") or 1))
+
+
+def _random(work: Work, seed: int, step: int) -> np.random.Generator:
     """Each step has a generator of its own, so that nothing of it needs to be in a checkpoint."""
-    text = f"{work.input['prompt']}\0{work.input['seed']}\0{step}"
+    text = f"{work.input['prompt']}\0{seed}\0{step}"
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
 
 
@@ -113,7 +134,7 @@ def _claim(size: int) -> None:
 def _preview(work: Work, canvas: _Canvas, context: Context) -> None:
     every = int(work.input.get("preview_every") or 0)
     if every and canvas.step % every == 0:
-        context.preview(Image(pixels=canvas.pixels))
+        context.preview(Image(pixels=canvas.pixels[0]))
 
 
 def _save(canvas: _Canvas, context: Context) -> None:
@@ -128,6 +149,7 @@ def _load(folder: Path) -> _Canvas:
         return _Canvas(saved["pixels"], int(saved["step"]))
 
 
-def _metadata(work: Work) -> dict[str, str]:
-    shown = ("prompt", "negative_prompt", "seed", "steps", "width", "height")
-    return {name: str(work.input[name]) for name in shown if work.input.get(name) not in (None, "")}
+def _metadata(work: Work, seed: int) -> dict[str, str]:
+    """What makes this one picture again."""
+    shown = {name: work.input[name] for name in ("prompt", "steps", "width", "height")}
+    return {name: str(value) for name, value in {**shown, "seed": seed}.items()}

@@ -49,8 +49,8 @@ class Kiln:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Keys of the loaded models, most recently used last."""
-        return self._residency.keys
+        """Ids of the loaded models, most recently used last."""
+        return self._residency.names
 
     @property
     def memory(self) -> dict[str, int]:
@@ -126,12 +126,12 @@ class Kiln:
             log.warning("out of memory while loading %s; again without idle models", order.model.id)
             self._evict(down_to=0)
             loaded = order.engine.load(order.model, order.folder, self.device)
-        resident = self._residency.add(order.model_key, loaded, order.engine.nbytes(loaded))
+        resident = self._residency.add(order.model_key, order.model.id, loaded, order.engine.nbytes(loaded))
         self._evict(down_to=self._residency.budget)  # the estimate may have been too low
         return resident
 
     def _evict(self, *, down_to: int) -> None:
-        evicted = [resident.key for resident in self._residency.evict_idle(down_to)]
+        evicted = [resident.name for resident in self._residency.evict_idle(down_to)]
         if evicted:
             log.info("evicted %s", ", ".join(evicted))
             release_memory(self.device)

@@ -15,6 +15,8 @@ class Resident:
     """A loaded model: ``users`` jobs run with it now, and while there are any it is not evicted."""
 
     key: str
+    #: what people call it
+    name: str
     loaded: Any
     nbytes: int
     users: int = 0
@@ -33,9 +35,9 @@ class Residency:
         return sum(resident.nbytes for resident in list(self._residents.values()))
 
     @property
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The resident models, most recently used last."""
-        return tuple(self._residents)
+        return tuple(resident.name for resident in list(self._residents.values()))
 
     def pin(self, key: str) -> Resident | None:
         """Count one more user of a model and mark it as used now; None when it is not resident."""
@@ -49,9 +51,9 @@ class Residency:
         """Count one user less."""
         self._residents[key].users -= 1
 
-    def add(self, key: str, loaded: Any, nbytes: int) -> Resident:
+    def add(self, key: str, name: str, loaded: Any, nbytes: int) -> Resident:
         """Enter a model that was just loaded, pinned once by the job it was loaded for."""
-        self._residents[key] = resident = Resident(key, loaded, nbytes, users=1)
+        self._residents[key] = resident = Resident(key, name, loaded, nbytes, users=1)
         return resident
 
     def evict_idle(self, down_to: int) -> list[Resident]:
