@@ -39,10 +39,12 @@ class InputCheck:
             raise InvalidInput.at(pointer, f"must be {describe(self._schema)}")
         try:
             valid = self._validator.is_valid(given)
-        except ValueError:  # not JSON: nested beyond all measure, or text that is not Unicode
-            valid = True
+        except ValueError:  # no JSON, or nested beyond all measure, or text that is not Unicode
+            valid = None
         if oddities := list(islice(_oddities(given, pointer, 0), MAX_FAULTS)):
             raise InvalidInput(oddities)
+        if valid is None:
+            raise InvalidInput.at(pointer, "holds a value that JSON does not know, such as a date")
         if not valid:
             raise InvalidInput(self._faults(given, pointer))
         complete = {**self._defaults, **given}

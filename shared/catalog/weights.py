@@ -22,8 +22,8 @@ def check_weights(folder: Path, model_id: str) -> None:
         if part not in safe:
             raise ModelUnavailable(
                 f"model {model_id}: {example} is pickled, which can run any code when it is loaded; "
-                "convert it to .safetensors (save_pretrained(folder, safe_serialization=True) of its library does), or "
-                "take a revision that has them",
+                "convert it to .safetensors (save_pretrained of its library does), or take a revision that "
+                "has them",
                 retryable=False,
             )
     if not safe:
