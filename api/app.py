@@ -1,0 +1,62 @@
+"""The application: services, operations and errors put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, redirect
+from flask.typing import ResponseReturnValue
+
+from api import openapi, problems
+from api.metrics import Metrics
+from api.operations import Group, Operation, route
+from api.routes import files, groups, health, jobs, models, outputs, workers
+from api.services import Services
+from shared.settings import Settings
+
+VERSION = "0.1.0"
+
+GROUPS: tuple[Group, ...] = (
+    jobs.group,
+    groups.group,
+    files.group,
+    outputs.group,
+    models.group,
+    workers.group,
+    health.group,
+)
+
+
+def operations() -> list[Operation]:
+    """Every operation there is."""
+    return [operation for group in GROUPS for operation in group.operations]
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application; ``app.extensions["qanvas"]`` are its services, to be closed by whoever made it.
+
+    Raises ConfigurationError. It does not touch the network: where the database or Redis is away, requests
+    are answered with a 503.
+    """
+    services = Services(settings or Settings.from_env())
+    app = Flask("qanvas", static_folder=None, template_folder=None)
+    app.url_map.merge_slashes = False
+    app.url_map.redirect_defaults = False
+    app.extensions["qanvas"] = services
+    metrics = Metrics(services)
+    app.extensions["qanvas.metrics"] = metrics
+    metrics.install(app)
+    problems.install(app)
+    for operation in operations():
+        route(app, services, operation)
+    _pages(app, openapi.document(operations(), VERSION))
+    return app
+
+
+def _pages(app: Flask, document: dict[str, Any]) -> None:
+    app.extensions["qanvas.openapi"] = document
+    app.add_url_rule("/", endpoint="start", view_func=_start)
+
+
+def _start() -> ResponseReturnValue:
+    return redirect("/docs")

@@ -1,0 +1,83 @@
+"""What Prometheus reads: requests of this process, and jobs and queues as the database has them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, g, request
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from shared.jobs.states import Status
+
+if TYPE_CHECKING:
+    from api.services import Services
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One registry for each app, so that two apps in a process do not meet."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "qanvas_requests",
+            "Requests answered by this process.",
+            ["operation", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "qanvas_request_seconds",
+            "Time until the answer began, by operation.",
+            ["operation"],
+            buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 60),
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def install(self, app: Flask) -> None:
+        """Count every request of the app."""
+
+        @app.before_request
+        def start() -> None:
+            g.began = time.perf_counter()
+
+        @app.after_request
+        def count(response: Response) -> Response:
+            operation = request.endpoint or "none"
+            self._requests.labels(operation, str(response.status_code)).inc()
+            if "began" in g:
+                self._seconds.labels(operation).observe(time.perf_counter() - g.began)
+            return response
+
+    def text(self) -> bytes:
+        """Everything in Prometheus's text format. Raises Unavailable."""
+        return generate_latest(self.registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering asks for names, and those of ``collect`` would need the database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The database's own figures, read when asked."""
+        counts = self._services.jobs.counts()
+        jobs = GaugeMetricFamily("qanvas_jobs", "Jobs in each status.", labels=["status"])
+        for status in Status:
+            jobs.add_metric([status.value], counts.get(status.value, 0))
+        yield jobs
+        depth = GaugeMetricFamily("qanvas_queue_depth", "Jobs queued.", labels=["queue"])
+        oldest = GaugeMetricFamily(
+            "qanvas_queue_oldest_seconds", "How long the oldest waits.", labels=["queue"]
+        )
+        for queue in self._services.jobs.depths():
+            depth.add_metric([queue.queue], queue.queued)
+            oldest.add_metric([queue.queue], queue.oldest_seconds)
+        yield depth
+        yield oldest
+        workers = GaugeMetricFamily("qanvas_workers", "Live workers.")
+        workers.add_metric([], len(self._services.workers()))
+        yield workers

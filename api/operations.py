@@ -1,0 +1,150 @@
+"""One declaration for each operation: it routes, authorises, validates, and becomes the OpenAPI document.
+
+@operation("GET", "/v1/things/{id}", summary="One thing", answers={200: Answer("The thing", THING)})
+def get_thing(call: Call, id: str) -> Response: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Flask, Request, Response, request
+
+from api import auth, body
+from api.services import Services
+from api.validation import Schema
+from shared.errors import FieldError, InvalidInput
+from shared.jobs.keys import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One status an operation answers with; ``schema`` is None where there is no body or no JSON."""
+
+    description: str
+    schema: Mapping[str, Any] | None = None
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, checked: ``query`` and ``body`` fit their schemas."""
+
+    services: Services
+    request: Request
+    tenant: str
+    query: Mapping[str, Any]
+    body: Any
+
+
+Handler = Callable[..., Response]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    method: str
+    #: as OpenAPI writes it, with ``{id}`` for a parameter
+    path: str
+    summary: str
+    tag: str
+    handler: Handler
+    #: what a key must allow; None where nobody is asked
+    scope: Scope | None = "read"
+    #: schema of each parameter in the query
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: what each header that the operation heeds means
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: schema of a JSON body; None where there is none, or where the handler reads it
+    body: Mapping[str, Any] | None = None
+    #: schema of a multipart body, which the handler reads
+    form: Mapping[str, Any] | None = None
+    answers: Mapping[int, Answer] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The name of its function, unique."""
+        return self.handler.__name__
+
+
+class Group:
+    """The operations of one module, in the order in which they are written."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.operations: list[Operation] = []
+
+    def operation(self, method: str, path: str, **declared: Any) -> Callable[[Handler], Handler]:
+        """Declare the function below as the answer to this operation."""
+
+        def declare(handler: Handler) -> Handler:
+            self.operations.append(
+                Operation(method=method, path=path, tag=self.tag, handler=handler, **declared)
+            )
+            return handler
+
+        return declare
+
+
+def route(app: Flask, services: Services, operation: Operation) -> None:
+    """Let the app answer an operation."""
+    query = _Query(operation.query)
+    schema = None if operation.body is None else Schema(operation.body)
+    limit = services.settings.max_body_bytes
+
+    def view(**path: str) -> Response:
+        caller = auth.check(services, request, operation.scope)
+        values = query.read(request)
+        content = None
+        if schema is not None:
+            content = body.read_json(request, limit)
+            schema.check(content)
+        return operation.handler(Call(services, request, caller.tenant, values, content), **path)
+
+    app.add_url_rule(
+        operation.path.replace("{", "<").replace("}", ">"),
+        endpoint=operation.id,
+        view_func=view,
+        methods=[operation.method],
+    )
+
+
+class _Query:
+    """Parameters of the query: text that becomes what its schema says."""
+
+    def __init__(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        self._parameters = parameters
+        self._schema = Schema(
+            {"type": "object", "properties": dict(parameters), "additionalProperties": False}
+        )
+        self._defaults = {
+            name: schema["default"] for name, schema in parameters.items() if "default" in schema
+        }
+
+    def read(self, request: Request) -> dict[str, Any]:
+        """Raises InvalidInput; the pointers are the parameters' names."""
+        if not request.query_string:
+            return dict(self._defaults)
+        given = request.args.to_dict(flat=False)
+        values: dict[str, Any] = {}
+        for name, texts in given.items():
+            if len(texts) > 1:
+                raise InvalidInput([FieldError(body.pointer((name,)), "must be given once")])
+            values[name] = _typed(texts[0], self._parameters.get(name, {}).get("type"))
+        body.check_text(values)
+        self._schema.check(values)
+        return self._defaults | values
+
+
+def _typed(text: str, wanted: str | None) -> Any:
+    """The text as what the schema wants, or as it is, so that the schema refuses it."""
+    try:
+        if wanted == "integer":
+            return int(text)
+        if wanted == "number":
+            return float(text)
+    except ValueError:
+        return text
+    return text

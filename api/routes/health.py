@@ -1,0 +1,77 @@
+"""Whether it lives, whether it can work, what it counts, and what it can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Response, current_app
+
+from api import schemas
+from api.metrics import CONTENT_TYPE, Metrics
+from api.operations import Answer, Call, Group
+from api.present import answer
+
+group = Group("health")
+
+_PAGE = Path(__file__).parents[1] / "docs.html"
+
+
+@group.operation(
+    "GET",
+    "/healthz",
+    summary="The process lives",
+    scope=None,
+    answers={200: Answer("It does.", schemas.HEALTH)},
+)
+def healthz(_: Call) -> Response:
+    return answer({"status": "ok"})
+
+
+@group.operation(
+    "GET",
+    "/readyz",
+    summary="The database and Redis answer",
+    scope=None,
+    answers={200: Answer("They do.", schemas.HEALTH)},
+)
+def readyz(call: Call) -> Response:
+    call.services.database.ping()
+    call.services.tickets.ping()
+    return answer({"status": "ready"})
+
+
+@group.operation(
+    "GET",
+    "/metrics",
+    summary="Figures for Prometheus",
+    answers={200: Answer("In Prometheus's text format.", media_type="text/plain")},
+)
+def metrics(_: Call) -> Response:
+    figures: Metrics = current_app.extensions["qanvas.metrics"]
+    return Response(figures.text(), content_type=CONTENT_TYPE)
+
+
+@group.operation(
+    "GET",
+    "/openapi.json",
+    summary="This document",
+    scope=None,
+    answers={200: Answer("OpenAPI 3.1.", {"type": "object"})},
+)
+def openapi_document(_: Call) -> Response:
+    return answer(current_app.extensions["qanvas.openapi"])
+
+
+@group.operation(
+    "GET",
+    "/docs",
+    summary="This document as a page",
+    scope=None,
+    answers={200: Answer("A page that needs nothing from elsewhere.", media_type="text/html")},
+)
+def docs(_: Call) -> Response:
+    response = Response(_PAGE.read_bytes(), mimetype="text/html")
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+    )
+    return response

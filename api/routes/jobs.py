@@ -1,0 +1,233 @@
+"""Jobs: submit, look, follow, cancel, retry, delete."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from flask import Response
+
+from api import schemas, stream
+from api.operations import Answer, Call, Group
+from api.present import answer
+from api.problems import Busy
+from api.submit import retry, submit, submit_all
+from api.waiting import MOST_SECONDS, preferred_wait, present_job, present_jobs, until_terminal
+from shared.errors import InvalidInput, NotFound, Unavailable
+from shared.ids import is_id
+from shared.jobs.records import Job
+from shared.jobs.states import Status
+
+group = Group("jobs")
+
+_PAGE = {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
+_SHORT = {"type": "string", "minLength": 1, "maxLength": 200}
+_TYPES = ("status", "progress", "preview", "token", "output", "done")
+
+
+def _job(call: Call, id: str) -> Job:
+    if not is_id("job", id):
+        raise NotFound("job", id[:100])
+    return call.services.jobs.get(id, tenant=call.tenant)
+
+
+@group.operation(
+    "POST",
+    "/v1/jobs",
+    summary="Submit a job",
+    scope="submit",
+    headers={
+        "Prefer": f"`wait=N`: answer when the job has ended, or after N seconds, at most {MOST_SECONDS:g}.",
+        "Idempotency-Key": "With the same body again it gives the same job; with another body, an error.",
+    },
+    body=schemas.SUBMISSION,
+    answers={
+        202: Answer(
+            "Accepted: the job is persisted.",
+            schemas.JOB,
+            headers={
+                "Location": "The job's URL.",
+                "Idempotency-Replayed": "`true` where the job was there already.",
+                "Preference-Applied": "The wait that was heeded.",
+            },
+        ),
+        200: Answer("The job ended within the preferred wait.", schemas.JOB),
+    },
+)
+def submit_job(call: Call) -> Response:
+    headers = call.request.headers
+    submitted = submit(call.services, call.tenant, call.body, headers.get("Idempotency-Key"))
+    job, seconds = submitted.job, preferred_wait(headers.get("Prefer"))
+    said = {"Location": f"/v1/jobs/{job.id}"}
+    if submitted.replayed:
+        said["Idempotency-Replayed"] = "true"
+    if seconds:
+        said["Preference-Applied"] = f"wait={seconds:g}"
+        job = until_terminal(call.services, job, seconds)
+    return answer(present_job(call.services, job), 200 if seconds and job.is_terminal else 202, said)
+
+
+@group.operation(
+    "POST",
+    "/v1/jobs/bulk",
+    summary="Submit many jobs, all or none",
+    scope="submit",
+    body=schemas.SUBMISSIONS,
+    answers={202: Answer("All are persisted.", schemas.ACCEPTED)},
+)
+def submit_jobs(call: Call) -> Response:
+    if "Idempotency-Key" in call.request.headers:
+        raise InvalidInput.at("", "Idempotency-Key is for single jobs; POST /v1/jobs takes it")
+    made = submit_all(call.services, call.tenant, call.body["jobs"])
+    return answer({"jobs": present_jobs(call.services, made)}, 202)
+
+
+@group.operation(
+    "GET",
+    "/v1/jobs",
+    summary="List jobs, newest first",
+    query={
+        "status": {"type": "string", "enum": [status.value for status in Status]},
+        "task": _SHORT,
+        "model": _SHORT,
+        "group": _SHORT,
+        "limit": _PAGE,
+        "cursor": {**_SHORT, "description": "`next_cursor` of the page before."},
+    },
+    answers={200: Answer("One page.", schemas.JOBS)},
+)
+def list_jobs(call: Call) -> Response:
+    status = call.query.get("status")
+    page = call.services.jobs.list(
+        call.tenant,
+        status=None if status is None else Status(status),
+        task=call.query.get("task"),
+        model=call.query.get("model"),
+        group=call.query.get("group"),
+        limit=call.query["limit"],
+        cursor=call.query.get("cursor"),
+    )
+    return answer({"data": present_jobs(call.services, page.items), "next_cursor": page.next_cursor})
+
+
+@group.operation(
+    "GET",
+    "/v1/jobs/{id}",
+    summary="One job",
+    query={
+        "wait": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": MOST_SECONDS,
+            "default": 0,
+            "description": "Answer when it has ended, after so many seconds at the latest.",
+        }
+    },
+    headers={"If-None-Match": "The `ETag` of an earlier answer."},
+    answers={
+        200: Answer("The job.", schemas.JOB, headers={"ETag": "Changes when the job does."}),
+        304: Answer("The job is as it was.", None),
+    },
+)
+def get_job(call: Call, id: str) -> Response:
+    job = until_terminal(call.services, _job(call, id), call.query["wait"])
+    response = answer(present_job(call.services, job, exact=True))
+    response.add_etag()
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.make_conditional(call.request.environ)
+    return response
+
+
+@group.operation(
+    "GET",
+    "/v1/jobs/{id}/events",
+    summary="Follow a job",
+    headers={"Last-Event-ID": "Go on after this event."},
+    answers={
+        200: Answer(f"Events of the types {', '.join(_TYPES)}.", media_type="text/event-stream"),
+        204: Answer("Everything was seen already: do not come back."),
+    },
+)
+def follow_job(call: Call, id: str) -> Response:
+    after = stream.position(call.request.headers.get("Last-Event-ID"))
+    job = _job(call, id)
+    if stream.is_over(job, after):
+        return Response(status=204)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    if call.request.method == "HEAD":
+        return Response(mimetype="text/event-stream", headers=headers)
+    seat = call.services.seat()
+    if not seat.__enter__():
+        seat.__exit__(None, None, None)
+        raise Busy("too many requests wait for events already; ask again, or poll the job")
+    response = Response(
+        stream.events(call.services, job, after), mimetype="text/event-stream", headers=headers
+    )
+    response.call_on_close(lambda: seat.__exit__(None, None, None))
+    return response
+
+
+@group.operation(
+    "GET",
+    "/v1/jobs/{id}/preview",
+    summary="The latest preview image",
+    answers={200: Answer("What there is so far.", media_type="image/png")},
+)
+def get_preview(call: Call, id: str) -> Response:
+    job = _job(call, id)
+    if (image := call.services.events.preview(job.id)) is None:
+        raise NotFound("preview of job", id)
+    return Response(image, mimetype="image/png", headers={"Cache-Control": "private, no-store"})
+
+
+@group.operation(
+    "POST",
+    "/v1/jobs/{id}/cancel",
+    summary="Cancel a job",
+    scope="submit",
+    answers={202: Answer("A waiting job has ended, a running one stops at its next step.", schemas.JOB)},
+)
+def cancel_job(call: Call, id: str) -> Response:
+    if not is_id("job", id):
+        raise NotFound("job", id[:100])
+    job = call.services.jobs.cancel(id, tenant=call.tenant)
+    tell(call, job)
+    return answer(present_job(call.services, job), 202)
+
+
+@group.operation(
+    "POST",
+    "/v1/jobs/{id}/retry",
+    summary="Run an ended job again, as a new one",
+    scope="submit",
+    answers={201: Answer("The new job.", schemas.JOB, headers={"Location": "The new job's URL."})},
+)
+def retry_job(call: Call, id: str) -> Response:
+    job = retry(call.services, call.tenant, _job(call, id).id)
+    return answer(present_job(call.services, job), 201, {"Location": f"/v1/jobs/{job.id}"})
+
+
+@group.operation(
+    "DELETE",
+    "/v1/jobs/{id}",
+    summary="Delete an ended job and its files",
+    scope="submit",
+    answers={204: Answer("It is gone.")},
+)
+def delete_job(call: Call, id: str) -> Response:
+    if not is_id("job", id):
+        raise NotFound("job", id[:100])
+    services = call.services
+    for key in services.jobs.delete(id, tenant=call.tenant):
+        services.storage.delete(key)
+    services.storage.delete_prefix(f"checkpoints/{id}")
+    with suppress(Unavailable):  # Redis forgets them by itself in a day
+        services.events.forget(id)
+    return Response(status=204)
+
+
+def tell(call: Call, job: Job) -> None:
+    """Wake those who watch a job that this request ended."""
+    if job.is_terminal:
+        data = {"status": job.status.value}
+        call.services.events.publish(job.id, "status", data)
+        call.services.events.publish(job.id, "done", data)

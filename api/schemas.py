@@ -1,0 +1,302 @@
+"""The JSON Schemas of what comes in and goes out: they validate, and the OpenAPI document is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.jobs.states import Status
+
+Schema = Mapping[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_SECONDS: Schema = {"type": "number", "minimum": 0}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_OBJECT: Schema = {"type": "object"}
+_YEAR, _WEEK = 366 * 86_400, 7 * 86_400
+
+#: the name of a group, and of other things that clients name
+NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\u0000-\u001f/]+$"}
+
+
+def _or_null(schema: Schema) -> Schema:
+    if isinstance(schema.get("type"), str):
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def record(description: str, /, **properties: Schema) -> Schema:
+    """An object that has exactly these properties."""
+    return {
+        "type": "object",
+        "description": description,
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def listing(item: Schema, **more: Schema) -> Schema:
+    """``{"data": […]}`` and what else there is."""
+    return record("A list.", data={"type": "array", "items": item}, **more)
+
+
+SUBMISSION: Schema = {
+    "type": "object",
+    "description": "A job to run.",
+    "properties": {
+        "model": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 200,
+            "description": "An id of GET /v1/models. Either this or `task` is needed.",
+        },
+        "task": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 100,
+            "description": "A task name; the first model for it is taken.",
+        },
+        "input": {"type": "object", "description": "What the model's input_schema asks for.", "default": {}},
+        "priority": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": 9,
+            "default": 5,
+            "description": "9 is the most urgent.",
+        },
+        "max_attempts": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 100,
+            "description": "Attempts before it fails.",
+        },
+        "timeout": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": _WEEK,
+            "description": "Seconds that one attempt may run.",
+        },
+        "run_at": {**_TIME, "description": "Not before this time (RFC 3339)."},
+        "expires_in": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": _YEAR,
+            "description": "Seconds in which it must have started.",
+        },
+        "group": {**NAME, "description": "A name that jobs share, to count and cancel them together."},
+        "metadata": {"type": "object", "maxProperties": 64, "description": "Yours, returned as it is."},
+    },
+    "anyOf": [{"required": ["model"]}, {"required": ["task"]}],
+    "additionalProperties": False,
+}
+
+SUBMISSIONS: Schema = {
+    "type": "object",
+    "description": "Jobs of which all are accepted or none.",
+    "properties": {"jobs": {"type": "array", "items": SUBMISSION, "minItems": 1, "maxItems": 1000}},
+    "required": ["jobs"],
+    "additionalProperties": False,
+}
+
+OUTPUT: Schema = record(
+    "A file that a job made.",
+    id=_TEXT,
+    index=_COUNT,
+    media_type=_TEXT,
+    bytes=_COUNT,
+    sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    width=_or_null(_COUNT),
+    height=_or_null(_COUNT),
+    url=_TEXT,
+)
+
+WAITING: Schema = record(
+    "Why a job has not started.",
+    reason={
+        "enum": [
+            "behind-others",
+            "no-worker-for-model",
+            "loading-model",
+            "depends-on",
+            "scheduled",
+            "retry-backoff",
+        ]
+    },
+    position={
+        "type": ["integer", "null"],
+        "minimum": 0,
+        "description": "Jobs that start before it; null where that cannot be known.",
+    },
+    estimate={"type": ["number", "null"], "minimum": 0, "description": "Seconds until it starts."},
+)
+
+ERROR: Schema = record(
+    "How a job ended badly.",
+    type={
+        "enum": [
+            "out-of-memory",
+            "invalid-input",
+            "model-unavailable",
+            "worker-lost",
+            "deadline",
+            "canceled",
+            "dependency-failed",
+            "internal",
+        ]
+    },
+    message=_TEXT,
+    retryable={"type": "boolean"},
+)
+
+JOB: Schema = record(
+    "A job.",
+    id={"type": "string", "pattern": "^job_"},
+    object={"const": "job"},
+    task=_TEXT,
+    model=_TEXT,
+    status={"enum": [status.value for status in Status]},
+    priority=_COUNT,
+    input={"type": "object", "description": "With defaults filled in and the seed resolved."},
+    progress={
+        "type": ["object", "null"],
+        "properties": {
+            "stage": _TEXT,
+            "step": _COUNT,
+            "total": _or_null(_COUNT),
+            "fraction": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        },
+    },
+    waiting=_or_null(WAITING),
+    outputs={"type": "array", "items": OUTPUT},
+    result={"type": ["object", "null"], "description": "What is not a file: text, a transcript, boxes."},
+    error=_or_null(ERROR),
+    attempts=_COUNT,
+    max_attempts=_COUNT,
+    group=_or_null(_TEXT),
+    depends_on={"type": "array", "items": _TEXT},
+    metadata=_OBJECT,
+    created_at=_TIME,
+    run_at=_or_null(_TIME),
+    queued_at=_or_null(_TIME),
+    started_at=_or_null(_TIME),
+    finished_at=_or_null(_TIME),
+    expires_at=_or_null(_TIME),
+    timings=record("Seconds.", queue=_or_null(_SECONDS), load=_or_null(_SECONDS), run=_or_null(_SECONDS)),
+    urls=record("Where to go on.", self=_TEXT, events=_TEXT, cancel=_TEXT),
+)
+
+JOBS: Schema = listing(JOB, next_cursor=_or_null(_TEXT))
+ACCEPTED: Schema = record("The jobs, in the order given.", jobs={"type": "array", "items": JOB})
+
+COUNTS: Schema = record(
+    "A group of jobs.", group=_TEXT, counts={"type": "object", "additionalProperties": _COUNT}
+)
+
+FILE: Schema = record(
+    "An uploaded file, as OpenAI describes one.",
+    id={"type": "string", "pattern": "^file_"},
+    object={"const": "file"},
+    bytes=_COUNT,
+    created_at={"type": "integer", "description": "Seconds since 1970."},
+    filename=_TEXT,
+    purpose=_TEXT,
+    media_type=_TEXT,
+    sha256=_TEXT,
+)
+FILES: Schema = listing(FILE, object={"const": "list"}, has_more={"type": "boolean"})
+FILE_DELETED: Schema = record(
+    "The file is gone.", id=_TEXT, object={"const": "file"}, deleted={"const": True}
+)
+UPLOAD: Schema = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"type": "string", "default": "input"},
+    },
+    "required": ["file"],
+}
+
+MODEL: Schema = record(
+    "A model of the catalog.",
+    id=_TEXT,
+    object={"const": "model"},
+    created={"type": "integer"},
+    owned_by=_TEXT,
+    task=_TEXT,
+    input_schema={"type": "object", "description": "JSON Schema of a job's `input`."},
+    output={"type": "string", "description": "Media type of the outputs."},
+    state={"enum": ["ready", "loaded", "missing"]},
+    queue=_TEXT,
+    license=_or_null(_TEXT),
+    revision=_or_null(_TEXT),
+    description=_TEXT,
+)
+MODELS: Schema = listing(MODEL, object={"const": "list"})
+
+WORKER: Schema = record(
+    "A live worker.",
+    id=_TEXT,
+    host=_TEXT,
+    pid=_COUNT,
+    device=_TEXT,
+    slots=_COUNT,
+    queues={"type": "array", "items": _TEXT},
+    running={"type": "array", "items": _TEXT},
+    models={"type": "array", "items": _TEXT},
+    memory=_OBJECT,
+    started_at=_TIME,
+    last_seen=_TIME,
+)
+WORKERS: Schema = listing(WORKER)
+
+QUEUE: Schema = record(
+    "A queue with jobs or workers.",
+    name=_TEXT,
+    queued=_COUNT,
+    oldest_seconds=_or_null(_SECONDS),
+    workers=_COUNT,
+)
+QUEUES: Schema = listing(QUEUE)
+
+HEALTH: Schema = record("How it is.", status=_TEXT)
+
+PROBLEM: Schema = {
+    "type": "object",
+    "description": "What went wrong (RFC 9457).",
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": _TEXT,
+        "instance": _TEXT,
+        "id": _TEXT,
+        "errors": {
+            "type": "array",
+            "items": record("One fault of one field.", pointer=_TEXT, detail=_TEXT),
+        },
+    },
+    "required": ["type", "title", "status", "detail", "instance"],
+}
+
+#: those that the OpenAPI document names once and refers to
+NAMED: Mapping[str, Schema] = {
+    "Submission": SUBMISSION,
+    "Submissions": SUBMISSIONS,
+    "Job": JOB,
+    "JobList": JOBS,
+    "Output": OUTPUT,
+    "Waiting": WAITING,
+    "JobError": ERROR,
+    "Group": COUNTS,
+    "File": FILE,
+    "FileList": FILES,
+    "Model": MODEL,
+    "ModelList": MODELS,
+    "Worker": WORKER,
+    "WorkerList": WORKERS,
+    "Queue": QUEUE,
+    "QueueList": QUEUES,
+    "Problem": PROBLEM,
+}

@@ -1,0 +1,130 @@
+"""The server process: granian with one or more processes of the application."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
+from typing import Any
+
+from flask import Flask
+from granian.constants import HTTPModes, Interfaces
+from granian.server import MPServer
+
+from api.app import create_app
+from api.services import Services
+from shared.database import Database
+from shared.errors import ConfigurationError
+from shared.jobs.keys import KeyStore
+from shared.settings import Settings
+
+#: seconds that requests may take to end when the server is told to stop
+_GRACE = 5
+
+_LOG: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"_granian": {"handlers": ["stderr"], "level": "ERROR", "propagate": False}},
+}
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, workers: int = 1) -> None:
+    """Answer requests until SIGTERM or SIGINT. Raises ConfigurationError when it cannot start.
+
+    The parent holds one end of a pipe, its processes the other: when the parent is told to stop, or dies,
+    they see the pipe close, and whoever waits for a job is answered at once.
+    """
+    address = check(settings)
+    alive, lifeline = multiprocessing.Pipe(duplex=False)
+    server = _Server(
+        "api.app:create_app",
+        address=address[0],
+        port=address[1],
+        interface=Interfaces.WSGI,
+        http=HTTPModes.http1,
+        workers=workers,
+        blocking_threads=settings.api_threads,
+        blocking_threads_idle_timeout=60,
+        # requests beyond this wait in the kernel, not in memory
+        backpressure=settings.api_threads,
+        workers_kill_timeout=_GRACE,
+        log_dictconfig=_LOG,
+        log_access=False,
+    )
+    server.lifeline = lifeline
+    log.info("listening on http://%s:%d", *address)
+    server.serve(target_loader=partial(_load, settings, alive, lifeline), wrap_loader=False)
+
+
+def check(settings: Settings) -> tuple[str, int]:
+    """The address to listen on, once it is sure that the server can and may. Raises ConfigurationError."""
+    database = Database(settings.database_url)
+    try:
+        database.check_migrated()
+        if not settings.is_loopback and not KeyStore(database).any():
+            raise ConfigurationError(
+                f"{settings.host} can be reached from other machines and there is no key yet; "
+                "make one with: qanvas keys create NAME"
+            )
+    finally:
+        database.dispose()
+    return _free(settings.host.strip("[]"), settings.port)
+
+
+def _free(host: str, port: int) -> tuple[str, int]:
+    """The numeric address; refused when another server has it, which several could share unnoticed."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return str(address[0]), int(probe.getsockname()[1])
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port or QANVAS_PORT"
+        ) from None
+
+
+class _Server(MPServer):
+    """Closes the lifeline as soon as a signal asks it to stop."""
+
+    lifeline: Connection
+
+    def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
+        self.lifeline.close()
+        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _load(settings: Settings, alive: Connection, lifeline: Connection) -> Flask:
+    """The application, in a process of its own."""
+    lifeline.close()
+    logging.getLogger().setLevel(settings.log_level)
+    app = create_app(settings)
+    services: Services = app.extensions["qanvas"]
+    Finalize(services, services.close, exitpriority=0)  # multiprocessing runs no atexit
+    threading.Thread(
+        target=_follow_parent, args=(services, alive, os.getppid()), name="lifeline", daemon=True
+    ).start()
+    return app
+
+
+def _follow_parent(services: Services, alive: Connection, parent: int) -> None:
+    alive.poll(None)  # returns when the parent closes its end, in the signal's handler or by dying
+    services.stop_waiting()
+    if os.getppid() != parent:  # nobody is left to stop this process
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE)
+        os._exit(1)

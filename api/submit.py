@@ -1,0 +1,128 @@
+"""From a submission to a job in the database and a ticket on its way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from api.inputs import Inputs
+from api.services import Services
+from shared.errors import FieldError, InvalidInput, QanvasError
+from shared.jobs.records import Job, NewJob, Submitted
+from shared.jobs.states import Status
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+#: seconds since 1970 at the end of the year 9999
+_LAST = 253_402_300_799
+
+
+def submit(
+    services: Services, tenant: str, body: Mapping[str, Any], idempotency_key: str | None
+) -> Submitted:
+    """Persist one job. Raises InvalidInput, IdempotencyMismatch, Unavailable; then nothing is left behind."""
+    if idempotency_key is not None and _KEY.fullmatch(idempotency_key) is None:
+        raise InvalidInput.at("", "Idempotency-Key must be 1 to 255 visible ASCII characters")
+    inputs = Inputs(services, tenant)
+    with _taken_back(inputs):
+        new = _new(services, tenant, body, inputs, idempotency_key=idempotency_key)
+        submitted = services.writer.call(new)
+    if submitted.replayed:
+        inputs.discard()
+    _announce(services, [submitted.job] if not submitted.replayed else [])
+    return submitted
+
+
+def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, Any]]) -> list[Job]:
+    """Persist all of the jobs or none; pointers begin with ``/jobs/17``. Raises as ``submit`` does."""
+    inputs = Inputs(services, tenant)
+    faults: list[FieldError] = []
+    new: list[NewJob] = []
+    with _taken_back(inputs):
+        for index, body in enumerate(bodies):
+            try:
+                new.append(_new(services, tenant, body, inputs))
+            except InvalidInput as error:
+                faults += [FieldError(f"/jobs/{index}{one.pointer}", one.detail) for one in error.errors]
+        if faults:
+            raise InvalidInput(faults[:100])
+        made: list[Job] = []
+        for submitted in services.jobs.submit(new):
+            if isinstance(submitted, QanvasError):
+                raise submitted
+            made.append(submitted.job)
+    _announce(services, made)
+    return made
+
+
+def retry(services: Services, tenant: str, job_id: str) -> Job:
+    """A new job like an ended one. Raises NotFound, InvalidTransition."""
+    job = services.jobs.retry(job_id, tenant=tenant)
+    _announce(services, [job])
+    return job
+
+
+def _announce(services: Services, jobs: Sequence[Job]) -> None:
+    """Tickets for what was committed; they leave from another thread."""
+    queues = [job.queue for job in jobs if job.status is Status.QUEUED]
+    for queue in set(queues):
+        services.tickets.send(queue, queues.count(queue))
+
+
+@contextmanager
+def _taken_back(inputs: Inputs) -> Any:
+    try:
+        yield
+    except BaseException:
+        inputs.discard()
+        raise
+
+
+def _new(
+    services: Services,
+    tenant: str,
+    body: Mapping[str, Any],
+    inputs: Inputs,
+    *,
+    idempotency_key: str | None = None,
+) -> NewJob:
+    model = services.catalog.resolve(body.get("model"), body.get("task"), tenant)
+    values = services.catalog.check_input(model, body.get("input", {}))
+    return NewJob(
+        tenant=tenant,
+        task=model.task,
+        model=model.id,
+        queue=model.queue,
+        input=inputs.settle(model.input_schema, values, "/input"),
+        priority=int(body.get("priority", 5)),
+        max_attempts=int(body.get("max_attempts", services.settings.max_attempts)),
+        timeout=body.get("timeout"),
+        run_at=_time(body.get("run_at"), "/run_at"),
+        expires_in=body.get("expires_in"),
+        group=body.get("group"),
+        metadata=body.get("metadata", {}),
+        idempotency_key=idempotency_key,
+        fingerprint=None if idempotency_key is None else _fingerprint(body),
+    )
+
+
+def _time(text: str | None, pointer: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        seconds = -1.0
+    if not 0 <= seconds <= _LAST:
+        raise InvalidInput.at(pointer, "must be a time as in 2030-01-31T12:00:00Z, from 1970 to 9999")
+    return seconds
+
+
+def _fingerprint(body: Mapping[str, Any]) -> str:
+    """Equal for bodies that say the same."""
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,102 @@
+"""Models, workers, queues, and how the server is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from api.app import create_app
+from api.services import Services
+from shared.jobs.records import Worker
+from shared.settings import Settings
+from tests.api.helpers import Api, Hand
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def test_models_say_what_they_take(api: Api) -> None:
+    models = {model["id"]: model for model in api.get("/v1/models").json["data"]}
+    assert {"fake", "train-gan"} <= set(models)
+    fake = models["fake"]
+    assert fake["task"] == "text-to-image" and fake["state"] == "ready"
+    assert "prompt" in fake["input_schema"]["properties"]
+    assert api.get("/v1/models/fake").json == fake
+    assert api.get("/v1/models/nobody's").status_code == 404
+
+
+def test_a_model_that_a_worker_holds_is_loaded(api: Api, services: Services) -> None:
+    services.leases.heartbeat(
+        Worker(id="wrk_1", host="h", pid=7, device="cuda:0", slots=2, queues=("default",), models=("fake",))
+    )
+    assert api.get("/v1/models/fake").json["state"] == "loaded"
+
+
+def test_workers_are_listed_with_what_they_run(hand: Hand, api: Api) -> None:
+    api.submit()
+    job = hand.claim()
+    [worker] = api.get("/v1/workers").json["data"]
+    assert worker["id"] == "wrk_hand" and worker["running"] == [job.id] and worker["slots"] == 1
+
+
+def test_queues_say_how_deep_they_are(hand: Hand, api: Api) -> None:
+    for _ in range(3):
+        api.submit()
+    queues = {queue["name"]: queue for queue in api.get("/v1/queues").json["data"]}
+    assert queues["default"]["queued"] == 3 and queues["default"]["workers"] == 1
+    assert queues["default"]["oldest_seconds"] >= 0
+    assert queues["training"] == {"name": "training", "queued": 0, "oldest_seconds": None, "workers": 0}
+
+
+def test_a_healthy_server_says_so(api: Api) -> None:
+    assert api.get("/healthz").json == {"status": "ok"}
+    assert api.get("/readyz").json == {"status": "ready"}
+
+
+def test_a_server_without_redis_is_not_ready_and_takes_jobs(settings: Settings) -> None:
+    app = create_app(settings.with_(redis_url="redis://127.0.0.1:1/0"))
+    api = Api(app)
+    assert api.get("/healthz").status_code == 200
+    answer = api.get("/readyz")
+    assert answer.status_code == 503 and answer.headers["Retry-After"] and "Redis" in answer.json["detail"]
+    job = api.submit()
+    assert api.get(job["urls"]["self"]).json["status"] == "queued"
+    assert api.get(f"{job['urls']['self']}/preview").status_code == 503
+    assert api.post(job["urls"]["cancel"]).status_code == 202
+    assert api.delete(job["urls"]["self"]).status_code == 204
+    app.extensions["qanvas"].close()
+
+
+def test_a_server_without_its_database_says_when_to_come_back(settings: Settings, tmp_path: Any) -> None:
+    app = create_app(settings.with_(database_url="postgresql://x@127.0.0.1:1/x"))
+    api = Api(app)
+    for answer in (
+        api.get("/readyz"),
+        api.get("/v1/jobs"),
+        api.post("/v1/jobs", {"model": "fake", "input": {"prompt": "x"}}),
+    ):
+        assert answer.status_code == 503 and answer.headers["Retry-After"]
+    app.extensions["qanvas"].close()
+
+
+def test_metrics_count_jobs_and_requests(hand: Hand, api: Api) -> None:
+    api.submit()
+    api.get("/v1/jobs/nothing")
+    text = api.get("/metrics").text
+    assert 'qanvas_jobs{status="queued"} 1.0' in text
+    assert 'qanvas_queue_depth{queue="default"} 1.0' in text
+    assert "qanvas_workers 1.0" in text
+    assert 'qanvas_requests_total{operation="get_job",status="404"} 1.0' in text
+
+
+def test_an_unforeseen_error_is_a_problem_with_an_id_that_the_log_explains(app: Flask, caplog: Any) -> None:
+    @app.route("/broken")
+    def broken() -> str:
+        raise ZeroDivisionError("the secret detail")
+
+    answer = app.test_client().get("/broken")
+    assert answer.status_code == 500 and answer.mimetype == "application/problem+json"
+    assert answer.json is not None
+    assert "secret" not in answer.text and answer.json["id"] in answer.json["detail"]
+    assert answer.json["id"] in caplog.text and "the secret detail" in caplog.text
