@@ -1,0 +1,282 @@
+"""The real server process: what only a socket can show."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.database import Database
+from shared.jobs.keys import KeyStore
+from shared.jobs.store import JobStore
+from shared.settings import Settings
+from tests.servers import Qanvas, free_port, wait_until
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+BODY = {"model": "fake", "input": {"prompt": "a red apple"}}
+
+
+class Server:
+    def __init__(self, process: Qanvas, settings: Settings) -> None:
+        self.process, self.settings = process, settings
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=30)
+        wait_until(self.answers, what=f"the server: {process.said()}")
+
+    def answers(self) -> bool:
+        assert self.process.process.poll() is None, self.process.said()
+        try:
+            return self.http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def raw(self, data: bytes, *, seconds: float = 5) -> bytes:
+        """What comes back for these bytes until the server closes or nothing more comes."""
+        with socket.create_connection(("127.0.0.1", self.settings.port), timeout=seconds) as connection:
+            connection.sendall(data)
+            received = b""
+            try:
+                while piece := connection.recv(65536):
+                    received += piece
+                    if b"\r\n\r\n" in received and received.endswith(b"}"):
+                        break
+            except TimeoutError:
+                pass
+            return received
+
+
+@pytest.fixture
+def start(settings: Settings, qanvas: Callable[..., Qanvas]) -> Iterator[Callable[..., Server]]:
+    started: list[Server] = []
+
+    def start(*arguments: str, **changes: Any) -> Server:
+        changed = settings.with_(port=free_port(), **changes)
+        started.append(Server(qanvas("api", *arguments, settings=changed), changed))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.http.close()
+
+
+@pytest.fixture
+def server(start: Callable[..., Server]) -> Server:
+    return start(max_body_bytes=100_000, max_upload_bytes=5_000_000)
+
+
+def pieces(content: bytes, size: int = 65536) -> Iterator[bytes]:
+    for index in range(0, len(content), size):
+        yield content[index : index + size]
+
+
+def test_a_body_may_come_in_chunks_or_whole(server: Server, settings: Settings) -> None:
+    body = json.dumps(BODY).encode()
+    headers = {"Content-Type": "application/json"}
+    for content in (body, pieces(body, 7)):
+        answer = server.http.post("/v1/jobs", content=content, headers=headers)
+        assert answer.status_code == 202
+    assert len(JobStore(Database(settings.database_url)).list("default").items) == 2
+
+
+@pytest.mark.parametrize("size", [100_001, 3_000_000, 40_000_000])
+def test_a_body_too_large_is_refused_before_the_connection_breaks(server: Server, size: int) -> None:
+    headers = {"Content-Type": "application/json"}
+    for content in (b"x" * size, pieces(b"x" * size)):
+        answer = server.http.post("/v1/jobs", content=content, headers=headers)
+        assert answer.status_code == 413
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["status"] == 413
+    assert server.http.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize("size", [5_000_001, 40_000_000])
+def test_an_upload_too_large_is_refused_before_the_connection_breaks(server: Server, size: int) -> None:
+    answer = server.http.post("/v1/files", files={"file": ("a", b"x" * size)})
+    assert answer.status_code == 413 and answer.json()["status"] == 413
+    assert server.http.get("/v1/files").json()["data"] == []
+    assert list((server.settings.data / "storage").rglob("file_*")) == []
+
+
+def test_an_upload_streams_in_and_out(server: Server) -> None:
+    content = bytes(range(256)) * 19_000
+    file = server.http.post("/v1/files", files={"file": ("a", content)}).json()
+    url = f"/v1/files/{file['id']}/content"
+    assert server.http.get(url).content == content
+    part = server.http.get(url, headers={"Range": "bytes=1000-1999"})
+    assert part.status_code == 206 and part.content == content[1000:2000]
+    head = server.http.head(url)
+    assert head.headers["Content-Length"] == str(len(content)) and head.content == b""
+    same = server.http.get(url, headers={"If-None-Match": head.headers["ETag"]})
+    assert same.status_code == 304 and same.content == b""
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_behind(server: Server) -> None:
+    head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"y" * 300_000
+    for length in (
+        b"Content-Length: 1000000\r\n\r\n" + part,
+        b"Transfer-Encoding: chunked\r\n\r\n4000\r\nyyy",
+    ):
+        with socket.create_connection(("127.0.0.1", server.settings.port)) as connection:
+            connection.sendall(head + length)
+    time.sleep(0.5)
+    assert server.http.get("/v1/files").json()["data"] == []
+    storage = server.settings.data / "storage"
+    wait_until(lambda: not [path for path in storage.rglob("*") if path.is_file()])
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"GET /v1/jobs/%00 HTTP/1.1",
+        b"GET /v1/jobs/%ff%fe HTTP/1.1",
+        b"GET /v1/jobs/\xff HTTP/1.1",
+        b"GET /v1/jobs/\xc3\xa9 HTTP/1.1",
+        b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1",
+        b"GET /../../etc/passwd HTTP/1.1",
+        b"GET /v1/jobs?limit=%ff HTTP/1.1",
+        b"GET /v1/jobs?%00=%00 HTTP/1.1",
+        b"GET /v1/jobs?cursor=\xff HTTP/1.1",
+        b"POST /v1/jobs/%00/cancel HTTP/1.1",
+        b"DELETE /v1/jobs HTTP/1.1",
+        b"BREW /v1/jobs HTTP/1.1",
+    ],
+)
+def test_a_strange_request_is_the_clients_mistake(server: Server, request_line: bytes) -> None:
+    answer = server.raw(request_line + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n", seconds=3)
+    assert answer.startswith(b"HTTP/1.1 4"), answer
+    assert server.answers()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 10_000 + b"]" * 10_000, b'{"a":' * 9_000 + b"1" + b"}" * 9_000, b"\xff", b"NaN", b"1" * 50_000],
+    ids=["lists", "objects", "bytes", "nan", "digits"],
+)
+def test_a_hostile_body_is_malformed(server: Server, body: bytes) -> None:
+    answer = server.http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_body_that_ends_early_makes_no_job(server: Server) -> None:
+    body = json.dumps(BODY).encode()
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + f"{len(body):x}\r\n".encode() + body[:-1]
+    for data in (head + f"Content-Length: {len(body) + 9}\r\n\r\n".encode() + body, chunked):
+        with socket.create_connection(("127.0.0.1", server.settings.port)) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(2)
+            assert not connection.recv(4096).startswith(b"HTTP/1.1 2")
+    time.sleep(0.3)
+    assert server.http.get("/v1/jobs").json()["data"] == []
+
+
+def test_methods_are_answered_with_those_allowed(server: Server) -> None:
+    answer = server.http.put("/v1/jobs", content=b"{}")
+    assert answer.status_code == 405 and "POST" in answer.headers["Allow"]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "POST" in server.http.options("/v1/jobs").headers["Allow"]
+    assert server.http.head("/v1/jobs").status_code == 200
+
+
+def test_events_arrive_while_the_job_lives(server: Server) -> None:
+    job = server.http.post("/v1/jobs", json=BODY).json()
+    with server.http.stream("GET", job["urls"]["events"]) as answer:
+        lines = answer.iter_lines()
+        assert next(line for line in lines if line.startswith("event")) == "event: status"
+        server.http.post(job["urls"]["cancel"])
+        began = time.monotonic()
+        assert [line for line in lines if line.startswith("event")] == ["event: status", "event: done"]
+        assert time.monotonic() - began < 3
+
+
+def test_a_watcher_who_leaves_gives_up_its_seat(start: Callable[..., Server]) -> None:
+    server = start(api_threads=4)
+    job = server.http.post("/v1/jobs", json=BODY).json()
+    for _ in range(3):
+        with server.http.stream("GET", job["urls"]["events"]) as answer:
+            assert answer.status_code == 200
+            next(answer.iter_lines())
+    wait_until(
+        lambda: _status(server, job["urls"]["events"]) == 200, seconds=40, what="a seat to become free"
+    )
+
+
+def _status(server: Server, url: str) -> int:
+    with server.http.stream("GET", url) as answer:
+        return answer.status_code
+
+
+def test_a_stopped_server_answers_those_who_wait_and_is_gone(server: Server) -> None:
+    job = server.http.post("/v1/jobs", json=BODY).json()
+    answers: list[httpx.Response] = []
+
+    def wait() -> None:
+        answers.append(httpx.get(f"{server.http.base_url}{job['urls']['self']}?wait=50", timeout=60))
+
+    def watch() -> None:
+        answers.append(httpx.get(f"{server.http.base_url}{job['urls']['events']}", timeout=60))
+
+    waiting = [threading.Thread(target=wait), threading.Thread(target=watch)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(1)
+    began = time.monotonic()
+    assert server.process.stop(10) == 0, server.process.said()
+    for thread in waiting:
+        thread.join()
+    assert time.monotonic() - began < 5
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert server.process.family() == []
+    assert server.process.output() == ""
+
+
+def test_a_killed_server_leaves_no_process_behind(start: Callable[..., Server]) -> None:
+    server = start("--workers", "2")
+    server.process.kill()
+    wait_until(lambda: server.process.family() == [], seconds=10, what="its processes to end")
+
+
+def test_a_taken_port_is_refused_with_the_cure(server: Server, qanvas: Callable[..., Qanvas]) -> None:
+    second = qanvas("api", settings=server.settings)
+    assert second.wait(30) != 0
+    assert "--port" in second.said() and "Traceback" not in second.said()
+
+
+def test_an_open_address_without_a_key_is_refused_with_the_cure(
+    settings: Settings, qanvas: Callable[..., Qanvas]
+) -> None:
+    refused = qanvas("api", settings=settings.with_(host="0.0.0.0", port=free_port()))
+    assert refused.wait(30) != 0
+    assert "qanvas keys create" in refused.said() and "Traceback" not in refused.said()
+
+
+def test_an_open_address_with_a_key_asks_for_it(start: Callable[..., Server], settings: Settings) -> None:
+    _, secret = KeyStore(Database(settings.database_url)).create("test")
+    server = start(host="0.0.0.0")
+    assert server.http.get("/v1/jobs").status_code == 401
+    assert server.http.get("/v1/jobs", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+
+
+def test_two_processes_share_the_work(start: Callable[..., Server]) -> None:
+    server = start("--workers", "2")
+    ids: list[str] = []
+
+    def submit() -> None:
+        with httpx.Client(base_url=server.http.base_url, timeout=60) as client:
+            ids.extend(client.post("/v1/jobs", json=BODY).json()["id"] for _ in range(20))
+
+    threads = [threading.Thread(target=submit) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == 120
+    assert server.process.stop(10) == 0
