@@ -94,6 +94,8 @@ class Postgres:
 
     folder: Path
     port: int = field(default_factory=free_port)
+    #: wait for the disk at each commit, as in earnest
+    fsync: bool = False
     process: subprocess.Popen[bytes] | None = None
     _count: int = 0
 
@@ -119,7 +121,8 @@ class Postgres:
                 cwd="/",
             )
         options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", str(self.port)]
-        options += ["-c", "fsync=off", "-c", "max_connections=200", "-c", "max_wal_size=4GB"]
+        options += ["-c", "max_connections=200", "-c", "max_wal_size=4GB"]
+        options += ["-c", f"fsync={'on' if self.fsync else 'off'}"]
         self.process = children.start(
             [programs / "postgres", "-D", data, *options],
             log=self.folder / "postgres.log",
