@@ -100,14 +100,14 @@ class FileStorage:
         """Rename into place; then the rename itself is made to survive a crash."""
         while True:
             try:
-                made = _make_folder(target.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.rename(target)
             except FileNotFoundError:
                 if not unfinished.exists():
                     raise
                 continue  # a delete took the folder away between the two lines: make it again
-            for folder in (target.parent, *made):
-                _sync_folder(folder)
+            # Journals keep order: with this entry, the folders that were made for it are on the disk too.
+            _sync_folder(target.parent)
             return
 
     def _prune(self, folder: Path) -> None:
@@ -144,17 +144,6 @@ def _copy(source: BinaryIO | bytes, path: Path) -> tuple[str, int]:
                 view = view[file.write(view) :]
         os.fsync(file.fileno())
     return digest.hexdigest(), size
-
-
-def _make_folder(folder: Path) -> tuple[Path, ...]:
-    """Make the folder and its parents; the folders that got a new entry that way."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-    return tuple(path.parent for path in missing)
 
 
 def _sync_folder(folder: Path) -> None:
