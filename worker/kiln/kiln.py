@@ -118,11 +118,12 @@ class Kiln:
     def _load(self, order: Order) -> Resident:
         """Load a model, pinned. Raises what ``Engine.load`` raises; out of memory only after a second try."""
         self._evict(down_to=max(0, self._residency.budget - _weights(order.folder)))
+        full = False
         try:
             loaded = order.engine.load(order.model, order.folder, self.device)
         except OutOfMemory:
-            loaded = None  # the second try is outside this block: here the error still holds what it loaded
-        if loaded is None:
+            full = True  # the second try is outside this block: in it, the error still holds what was loaded
+        if full:
             log.warning("out of memory while loading %s; again without idle models", order.model.id)
             self._evict(down_to=0)
             loaded = order.engine.load(order.model, order.folder, self.device)

@@ -1,0 +1,69 @@
+"""The worker process: Celery brings tickets, everything else is ours."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from typing import Any
+
+from celery import signals
+
+from shared.queue import TICKET, make_celery
+from shared.settings import Settings
+from worker.house import House
+from worker.prepare import TRAINING
+from worker.tickets import TicketWorker
+
+
+def run_worker(settings: Settings, *, name: str | None = None) -> int:
+    """Run jobs until SIGTERM or SIGINT; returns the exit status. ``name`` is the worker's id.
+
+    Prints one line that begins with ``ready`` when it takes jobs. The first signal lets running jobs end
+    within ``drain_seconds``; what does not is handed back with a checkpoint. The second signal hands back at
+    once. Main thread only. Raises ConfigurationError.
+    """
+    _log_to_stderr(settings.log_level)
+    house = House(settings, name)
+    app = make_celery(settings)
+
+    @app.task(name=TICKET, ignore_result=True)
+    def ticket(queue: str) -> None:
+        house.runner.ticket(queue)
+
+    def ready() -> None:
+        house.open()
+        queues = ", ".join(settings.queues)
+        sys.stdout.write(
+            f"ready worker {house.id} on {house.device}, {settings.slots} slots, queues {queues}\n"
+        )
+        sys.stdout.flush()
+
+    # training runs beside the slots: see Runner
+    mixed = TRAINING in settings.queues and len(settings.queues) > 1
+    worker = TicketWorker(
+        app,
+        ready=ready,
+        leave=lambda hurry: house.runner.leave(settings.drain_seconds, hurry),
+        hostname=f"{house.id}@{socket.gethostname()}",
+        concurrency=settings.slots + mixed,
+        loglevel=settings.log_level,
+    )
+    try:
+        worker.start()
+    finally:
+        house.close()
+    return int(worker.exitcode or 0)
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # a line for each ticket says nothing that the job's row does not
+    logging.getLogger("celery").setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    signals.setup_logging.connect(_keep_logging, weak=False)
+
+
+def _keep_logging(**_: Any) -> None:
+    """Being connected is enough: Celery leaves logging alone then."""

@@ -1,0 +1,70 @@
+"""A job that this process holds, as its threads see it: how far it is, and that it shall stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from shared.events import Events
+from shared.jobs.records import Job
+from worker.engines.base import Progress, StopReason
+from worker.kiln.firing import Firing
+
+#: seconds between two progress events of a job; its first and last step are always told
+_TELL_EVERY = 0.05
+
+
+class Held:
+    """Implements ``Watcher``: what the engine says is published, and noted for the next renewal."""
+
+    def __init__(self, job: Job, events: Events) -> None:
+        self.job = job
+        #: for the next renewal to write into the database
+        self.latest: Mapping[str, Any] | None = None
+        self.reason: StopReason | None = None
+        #: an earlier attempt may have left one, as far as is known here
+        self.has_checkpoint = job.attempt > 1
+        self._events = events
+        self._stage = ""
+        self._told = 0.0
+        self._firing: Firing | None = None
+        self._lock = threading.Lock()
+
+    def progress(self, progress: Progress) -> None:
+        fraction = round(min(1.0, progress.step / progress.total), 4) if progress.total else None
+        self.latest = {
+            "stage": progress.stage,
+            "step": progress.step,
+            "total": progress.total,
+            "fraction": fraction,
+        }
+        now = time.monotonic()
+        edge = progress.stage != self._stage or progress.step == progress.total
+        if edge or now - self._told >= _TELL_EVERY:
+            self._stage, self._told = progress.stage, now
+            self._events.publish(self.job.id, "progress", self.latest)
+
+    def token(self, text: str) -> None:
+        self._events.publish(self.job.id, "token", {"text": text})
+
+    def stop(self, reason: StopReason) -> None:
+        """Stop the job, whether the kiln has it yet or not. Any thread, more than once."""
+        with self._lock:
+            if self.reason is not StopReason.LOST:
+                self.reason = reason
+            if self._firing is not None:
+                self._firing.stop(reason)
+
+    def fire(self, firing: Firing) -> None:
+        """The kiln has the job now."""
+        with self._lock:
+            self._firing = firing
+            if self.reason is not None:
+                firing.stop(self.reason)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another worker owns the job now, or nobody: nothing may be written for it any more."""
+        return self.reason is StopReason.LOST

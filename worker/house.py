@@ -1,0 +1,103 @@
+"""A worker's parts, made together and closed together."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from shared.catalog.catalog import Catalog
+from shared.database import Database
+from shared.events import Events
+from shared.ids import new_id
+from shared.jobs.files import FileStore
+from shared.jobs.leases import Leases
+from shared.jobs.records import Worker
+from shared.jobs.store import JobStore
+from shared.queue import Tickets
+from shared.settings import Settings
+from shared.storage.factory import open_storage
+from worker.checkpoints import Checkpoints
+from worker.kiln.devices import find_device, memory_budget
+from worker.kiln.kiln import Kiln
+from worker.lease import LeaseKeeper
+from worker.prepare import Preparer
+from worker.results import Results
+from worker.runner import Runner
+from worker.scratch import Scratch
+from worker.upkeep import Upkeep
+
+
+class House:
+    """One of each part; what runs jobs is ``runner``."""
+
+    def __init__(self, settings: Settings, name: str | None = None) -> None:
+        """Raises ConfigurationError: a device that is not there, a database that is not migrated."""
+        self.settings = settings
+        self.id = name or new_id("wrk")
+        self.database = Database(settings.database_url)
+        self.database.check_migrated()
+        storage = open_storage(settings)
+        catalog = Catalog(settings, self.database)
+        device = find_device(settings.device)
+        jobs = JobStore(self.database)
+        leases = Leases(self.database, settings.lease_seconds)
+        results, checkpoints = Results(storage), Checkpoints(storage)
+        self.device = device.name
+        self.kiln = Kiln(device, memory_budget(device, settings.memory_bytes))
+        self.events = Events(settings.redis_url)
+        self.tickets = Tickets(settings)
+        self.scratch = Scratch(settings.data / "scratch", self.id)
+        self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
+        self.upkeep = Upkeep(
+            worker_id=self.id,
+            every=settings.upkeep_seconds,
+            lease_seconds=settings.lease_seconds,
+            leases=leases,
+            jobs=jobs,
+            tickets=self.tickets,
+            events=self.events,
+            results=results,
+            checkpoints=checkpoints,
+        )
+        self.runner = Runner(
+            worker_id=self.id,
+            slots=settings.slots,
+            leases=leases,
+            jobs=jobs,
+            keeper=self.keeper,
+            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs),
+            kiln=self.kiln,
+            results=results,
+            checkpoints=checkpoints,
+            scratch=self.scratch,
+            events=self.events,
+            tickets=self.tickets,
+        )
+
+    def describe(self) -> Worker:
+        """This worker as others see it."""
+        return Worker(
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=self.device,
+            slots=self.settings.slots,
+            queues=self.settings.queues,
+            models=self.kiln.models,
+            memory=self.kiln.memory,
+        )
+
+    def open(self) -> None:
+        """Begin to heal, and to be seen."""
+        self.keeper.start()
+        self.upkeep.start()
+
+    def close(self) -> None:
+        """Call when no ticket runs any more."""
+        self.upkeep.close()
+        self.keeper.close()
+        self.kiln.close(timeout=5)
+        self.tickets.close()
+        self.events.close()
+        self.scratch.close()
+        self.database.dispose()

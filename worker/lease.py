@@ -1,0 +1,97 @@
+"""One thread that keeps this process's jobs its own, and hears when they are canceled or lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from shared.errors import Unavailable
+from shared.jobs.leases import Leases
+from shared.jobs.records import Worker
+from worker.engines.base import StopReason
+from worker.held import Held
+
+log = logging.getLogger(__name__)
+
+#: seconds between two renewals at most: how long a cancel may go unheard; and at least
+_LONGEST, _SHORTEST = 0.5, 0.2
+#: seconds between two signs of life of the worker itself, at most
+_HEARTBEAT = 2.0
+
+
+class LeaseKeeper:
+    """Renews the leases of all held jobs in one statement, several times within a lease."""
+
+    def __init__(self, leases: Leases, lease_seconds: float, describe: Callable[[], Worker]) -> None:
+        self._leases = leases
+        self._describe = describe
+        self._every = max(_SHORTEST, min(_LONGEST, lease_seconds / 3))
+        self._heartbeat = max(_SHORTEST, min(_HEARTBEAT, lease_seconds / 3))
+        self._held: dict[str, Held] = {}
+        self._beat = 0.0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Say that the worker lives, and go on saying so."""
+        try:
+            self._say_alive()
+        except Unavailable as error:
+            log.warning("not listed as alive yet: %s", error)
+        self._thread.start()
+
+    def hold(self, held: Held) -> None:
+        """Renew this job's lease from now on."""
+        self._held[held.job.id] = held
+
+    def release(self, held: Held) -> None:
+        """The job has ended, or is another's."""
+        if self._held.get(held.job.id) is held:
+            del self._held[held.job.id]
+
+    def held(self) -> list[Held]:
+        """The jobs that this process holds."""
+        return list(self._held.values())
+
+    def close(self) -> None:
+        """Stop, and take the worker out of the list of those alive."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self._leases.forget(self._describe().id)
+        except Unavailable as error:
+            log.warning("this worker stays listed until it is found silent: %s", error)
+
+    def _keep(self) -> None:
+        while not self._closed.wait(self._every):
+            try:
+                self._renew()
+                if time.monotonic() - self._beat >= self._heartbeat:
+                    self._say_alive()
+            except Unavailable as error:
+                # the jobs go on: should a lease run out meanwhile, the fence in the database decides
+                log.warning("leases not renewed: %s", error)
+            except Exception:
+                log.exception("leases not renewed")
+
+    def _renew(self) -> None:
+        held = {one.job.id: one for one in self.held()}
+        if not held:
+            return
+        attempts = {job_id: one.job.attempt for job_id, one in held.items()}
+        news = {job_id: one.latest for job_id, one in held.items() if one.latest is not None}
+        renewal = self._leases.renew(self._describe().id, attempts, news)
+        for job_id in renewal.lost:
+            held[job_id].stop(StopReason.LOST)
+        for job_id in renewal.canceled:
+            held[job_id].stop(StopReason.CANCELED)
+        for job_id, told in news.items():
+            if held[job_id].latest is told:
+                held[job_id].latest = None  # written; nothing new to write until it changes
+
+    def _say_alive(self) -> None:
+        self._leases.heartbeat(self._describe())
+        self._beat = time.monotonic()
