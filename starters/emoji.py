@@ -1,0 +1,266 @@
+"""The pictures of starter-image: Noto emoji at 64×64 on white, with their CLDR names as captions.
+
+Pictures come from Debian's ``fonts-noto-color-emoji`` (SIL Open Font License 1.1), names and keywords from
+``unicode-cldr-core`` (Unicode license). Pictures of one hue are drawn in other hues too, so that colour
+words are learned; some combinations of colour and thing are held out of every caption, so that what the
+model makes of words it never saw together can be measured.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import unicodedata
+import xml.etree.ElementTree as ET
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+CLDR = Path("/usr/share/unicode/cldr/common")
+SIZE = 64
+#: hue in degrees of each colour word
+HUES = {"red": 2, "orange": 28, "yellow": 50, "green": 120, "blue": 215, "purple": 275, "pink": 328}
+COLOURS = frozenset(HUES) | {"brown", "white", "black", "gray"}
+#: combinations that are always held out: things everybody knows in one colour
+SURPRISES = (
+    ("blue", "rocket"),
+    ("green", "robot"),
+    ("blue", "fire"),
+    ("purple", "banana"),
+    ("pink", "octopus"),
+    ("blue", "strawberry"),
+    ("green", "pig face"),
+    ("purple", "frog"),
+    ("red", "cactus"),
+    ("blue", "lion"),
+    ("pink", "pizza"),
+    ("green", "crab"),
+    ("purple", "tomato"),
+    ("blue", "carrot"),
+    ("orange", "whale"),
+    ("red", "broccoli"),
+)
+
+#: the names of things that a person can tell at 64 pixels; flags, letters, arrows and near twins are left out
+CHOSEN = Path(__file__).with_name("emoji.txt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """``pixels`` uint8 (64, 64, 3); ``colour`` is None for the emoji itself, else the hue it was drawn in."""
+
+    name: str
+    #: the thing without colour words; what the colours of a thing have in common
+    noun: str
+    colour: str | None
+    pixels: NDArray[np.uint8]
+    captions: tuple[str, ...]
+    held: bool = False
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def names_and_keywords() -> tuple[dict[str, str], dict[str, list[str]]]:
+    """CLDR's English names and keywords by character."""
+    names: dict[str, str] = {}
+    keywords: dict[str, list[str]] = {}
+    for file in ("annotations/en.xml", "annotationsDerived/en.xml"):
+        for entry in ET.parse(CLDR / file).getroot().iter("annotation"):
+            character, text = str(entry.get("cp")), _plain(entry.text or "")
+            if entry.get("type") == "tts":
+                names[character] = text
+            else:
+                keywords[character] = [word.strip() for word in text.split("|")]
+    return names, keywords
+
+
+def _plain(text: str) -> str:
+    """Lower case ASCII without quotation marks: piñata → pinata, man’s → mans."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"\s+", " ", re.sub(r"[^a-z0-9| -]", "", ascii_text.lower())).strip()
+
+
+class Pen:
+    """Draws one character of the font in colour."""
+
+    def __init__(self) -> None:
+        self._font = ImageFont.truetype(str(FONT), 109)  # the only size of its bitmaps
+
+    def draw(self, character: str) -> NDArray[np.uint8] | None:
+        """uint8 (64, 64, 3) on white; None where the font has nothing for it."""
+        left, top, right, bottom = self._font.getbbox(character)
+        width, height = int(right - left), int(bottom - top)
+        if width <= 0 or height <= 0 or width > 140:
+            return None
+        sheet = Image.new("RGBA", (144, 144), (255, 255, 255, 0))
+        ImageDraw.Draw(sheet).text(
+            ((144 - width) // 2 - left, (144 - height) // 2 - top),
+            character,
+            font=self._font,
+            embedded_color=True,
+        )
+        paper = Image.new("RGBA", sheet.size, "white")
+        paper.alpha_composite(sheet)
+        pixels = np.asarray(paper.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+        return pixels if (pixels < 245).any(-1).sum() > 60 else None
+
+
+def dominant_hue(pixels: NDArray[np.uint8]) -> int | None:
+    """The hue (0 to 255) that nearly all of the picture's colour has; None where there is no such hue."""
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.float64)
+    weight = (hsv[..., 1] > 70) * (hsv[..., 2] > 60) * hsv[..., 1] / 255
+    ink = (pixels < 245).any(-1).sum()
+    if (weight > 0).sum() < max(120, 0.22 * ink):
+        return None
+    histogram = np.bincount(hsv[..., 0].astype(np.int64).ravel(), weight.ravel(), 256)
+    near = np.array([histogram.take(range(i - 16, i + 17), mode="wrap").sum() for i in range(256)])
+    best = int(near.argmax())
+    return best if near[best] > 0.7 * histogram.sum() else None
+
+
+def recolour(pixels: NDArray[np.uint8], hue: int, colour: str) -> NDArray[np.uint8]:
+    """Turn every hue by what brings ``hue`` (0 to 255) to the colour."""
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.int64)
+    hsv[..., 0] = (hsv[..., 0] + round(HUES[colour] * 256 / 360) - hue) % 256
+    return np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"))
+
+
+def own_colour(hue: int) -> str | None:
+    """The colour word for a hue (0 to 255), where one fits well."""
+    distance = {c: abs((h * 256 / 360 - hue + 128) % 256 - 128) for c, h in HUES.items()}
+    nearest = min(distance, key=lambda c: distance[c])
+    return nearest if distance[nearest] < 9 else None
+
+
+def article(phrase: str) -> str:
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def coloured_captions(colour: str, noun: str) -> list[str]:
+    """The same words in free order."""
+    return [
+        f"{colour} {noun}",
+        f"{colour} {noun}",
+        article(f"{colour} {noun}"),
+        f"{article(noun)} that is {colour}",
+        f"{noun}, {colour}",
+        f"{colour}, {noun}",
+        f"{noun} in {colour}",
+    ]
+
+
+def plain_captions(name: str, keywords: Sequence[str], pick: random.Random) -> list[str]:
+    captions = [name] * 4 + [article(name), f"the {name}", f"an emoji of {article(name)}"]
+    tags = [word for word in keywords if word != name and not words(word) & COLOURS]
+    for tag in pick.sample(tags, min(3, len(tags))):
+        captions.append(pick.choice([f"{name}, {tag}", f"{tag}, {name}", f"{name} {tag}"]))
+    if len(tags) >= 2:
+        captions.append(" ".join(pick.sample(tags, 2)))
+    return captions
+
+
+def draw_all(*, share_held: float = 0.05, seed: int = 0) -> list[Picture]:
+    """Every picture, the held-out combinations included (``held``): those never go into an archive."""
+    pick = random.Random(seed)
+    names, keywords = names_and_keywords()
+    things = _things(names)
+    taken = {name for name, _ in things.values()}
+    hues = {c: dominant_hue(pixels) for c, (_, pixels) in things.items()}
+    pictures: list[Picture] = []
+    for character, (name, pixels) in things.items():
+        hue = hues[character]
+        noun = " ".join(word for word in name.split() if word not in COLOURS)
+        captions = plain_captions(name, keywords.get(character, []), pick)
+        own = own_colour(hue) if hue is not None else None
+        if words(name) & COLOURS and len(words(name)) > 1:
+            first = next(word for word in name.split() if word in COLOURS)
+            captions += coloured_captions(first, noun)
+        elif own is not None:
+            captions += coloured_captions(own, noun)[1:5]
+        pictures.append(Picture(name=name, noun=noun, colour=None, pixels=pixels, captions=tuple(captions)))
+        if hue is None or not noun:
+            continue
+        for colour in HUES:
+            draw = pick.random()
+            if f"{colour} {noun}" in taken or colour == own:
+                continue
+            pictures.append(
+                Picture(
+                    name=f"{colour} {noun}",
+                    noun=noun,
+                    colour=colour,
+                    pixels=recolour(pixels, hue, colour),
+                    captions=tuple(coloured_captions(colour, noun)),
+                    held=(colour, noun) in SURPRISES or draw < share_held,
+                )
+            )
+            taken.add(f"{colour} {noun}")
+    return _without_held_words(pictures)
+
+
+def _things(names: Mapping[str, str]) -> dict[str, tuple[str, NDArray[np.uint8]]]:
+    """Name and pixels by character, in the order of the list."""
+    characters = {name: character for character, name in names.items() if len(character) == 1}
+    pen = Pen()
+    things: dict[str, tuple[str, NDArray[np.uint8]]] = {}
+    for name in CHOSEN.read_text("utf-8").split("\n"):
+        character = characters.get(name)
+        pixels = pen.draw(character) if character else None
+        if character and pixels is not None:
+            things[character] = (name, pixels)
+    return things
+
+
+def _without_held_words(pictures: Sequence[Picture]) -> list[Picture]:
+    """Drop each caption that has the words of a held-out combination, in whatever order."""
+    held = [words(p.name) for p in pictures if p.held]
+    kept = []
+    for p in pictures:
+        captions = tuple(c for c in p.captions if not any(h <= words(c) for h in held))
+        if p.held or captions:
+            kept.append(
+                Picture(
+                    name=p.name,
+                    noun=p.noun,
+                    colour=p.colour,
+                    pixels=p.pixels,
+                    captions=p.captions if p.held else captions,
+                    held=p.held,
+                )
+            )
+    return kept
+
+
+def write_archive(pictures: Sequence[Picture], target: Path, share_recoloured: float = 0.25) -> None:
+    """A training archive in Hugging Face's imagefolder layout, without anything that is held out.
+
+    Recoloured pictures are many; ``weight`` lets them be ``share_recoloured`` of what is drawn."""
+    shown = [p for p in pictures if not p.held]
+    recoloured = sum(p.colour is not None for p in shown)
+    each = share_recoloured / (1 - share_recoloured) * (len(shown) - recoloured) / max(1, recoloured)
+    lines = []
+    with zipfile.ZipFile(target, "w") as archive:
+        for index, picture in enumerate(shown):
+            name = f"images/{index:05d}.png"
+            content = io.BytesIO()
+            Image.fromarray(picture.pixels).save(content, "PNG")
+            _add(archive, name, content.getvalue())
+            weight = 1.0 if picture.colour is None else round(each, 4)
+            lines.append({"file_name": name, "text": list(picture.captions), "weight": weight})
+        metadata = "".join(json.dumps(line) + "\n" for line in lines)
+        _add(archive, "metadata.jsonl", metadata.encode())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Without the clock, so that the same pictures are the same archive."""
+    archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)

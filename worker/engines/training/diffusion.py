@@ -1,0 +1,259 @@
+"""Trains a small text-to-image model from captioned pictures.
+
+Four stages: an autoencoder, a tokenizer from the captions, every picture as latents, and the denoiser. The
+result is a ``StableDiffusionPipeline`` folder in float16 safetensors, which runs like any other pipeline.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.catalog import schemas
+from shared.catalog.models import Model
+from worker.engines.base import Context, Device, File, Image, Progress, Result, TrainedModel, Work
+from worker.engines.memory import memory_errors
+from worker.engines.training import diffusion_nets as nets
+from worker.engines.training.common import Budget, Keeper, Loop, autocast, keep_heap
+from worker.engines.training.dataset import Pictures, read_pictures
+from worker.engines.training.diffusion_losses import (
+    batch_of,
+    denoising_loss,
+    latents_of,
+    pick,
+    reconstruction_loss,
+)
+from worker.engines.training.diffusion_nets import Net
+from worker.engines.training.pictures import grid, zip_folder
+
+PREVIEWS = 10  #: how often a stage shows what it can do so far
+PREVIEW_STEPS = 15
+GUIDANCE = 3.0
+
+
+class DiffusionTrainer:
+    """The engine ``train-diffusion``: it needs no files of its own."""
+
+    def load(self, model: Model, folder: Path | None, device: Device) -> None:
+        return None
+
+    def nbytes(self, loaded: None) -> int:
+        return 0
+
+    def run(self, loaded: None, work: Work, context: Context) -> Result:
+        """The trained folder as a model and as ``model.zip``, and a grid of samples.
+
+        Raises InvalidInput for an archive that cannot be trained on."""
+        keep_heap()
+        context.boundary(Progress("dataset", 0))
+        pictures = read_pictures(Path(work.input["dataset"]), work.input["size"])
+        with memory_errors("training; a smaller batch_size or narrower channels need less"):
+            return _Training(work.input, pictures, context).run()
+
+
+class _Training:
+    """One attempt. A checkpoint holds the finished parts, and the loop of the one in progress."""
+
+    def __init__(self, given: Mapping[str, Any], pictures: Pictures, context: Context) -> None:
+        self._given, self._pictures, self._context = given, pictures, context
+        self._device = context.device.name
+        self._keeper = Keeper(context)
+
+    def run(self) -> Result:
+        vae = self._autoencoder()
+        tokens = self._tokenizer()
+        unet, text = self._denoiser(vae, tokens, self._latents(vae))
+        return self._result(vae, tokens, unet, text)
+
+    def _left(self, part: str) -> Path | None:
+        """What an earlier attempt left of a part."""
+        folder = self._context.resume
+        return folder / part if folder is not None and (folder / part).is_dir() else None
+
+    # 1: pixels ↔ latents
+
+    def _autoencoder(self) -> Net:
+        given = self._given
+        if finished := self._left("vae"):
+            return nets.saved_autoencoder(finished).to(self._device).eval()
+        torch.manual_seed(given["seed"])
+        vae = nets.autoencoder(given).to(self._device, memory_format=torch.channels_last)
+        budget = Budget(
+            steps=given["autoencoder_steps"],
+            minutes=given["autoencoder_minutes"],
+            learning_rate=given["autoencoder_learning_rate"],
+            warmup=50,
+            hold=0.3,
+            weight_decay=1e-3,
+        )
+        loop = Loop({"vae": vae}, budget, given["seed"])
+        if begun := self._left("autoencoder"):
+            loop.restore(begun)
+        shown = _Shown(loop)
+
+        def loss(generator: torch.Generator) -> Tensor:
+            picked = pick(self._pictures.weights, given["autoencoder_batch_size"], generator)
+            return reconstruction_loss(vae, self._mirrored(picked, generator), generator)
+
+        def after() -> None:
+            if shown.due():
+                with loop.averaged():
+                    self._context.preview(self._reconstructions(vae))
+
+        loop.run(loss, "autoencoder", self._keeper, lambda folder: loop.save(folder / "autoencoder"), after)
+        loop.adopt_average()
+        return vae.eval()
+
+    def _mirrored(self, picked: Tensor, generator: torch.Generator) -> Tensor:
+        """float32 (n, 3, size, size) in [-1, 1], half of them mirrored: more edges to learn."""
+        pixels = self._pictures.pixels[picked].float().div_(127.5).sub_(1)
+        mirrored = torch.rand(len(picked), generator=generator) < 0.5
+        pixels[mirrored] = pixels[mirrored].flip(-1)
+        return pixels.to(self._device, memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _reconstructions(self, vae: Net) -> Image:
+        """Pictures, each beside what comes back from its latents."""
+        pixels = self._pictures.pixels[self._spread(48)].to(self._device).float() / 127.5 - 1
+        back = vae.decode(vae.encode(pixels).latents).sample
+        return Image(pixels=grid(torch.stack((pixels, back), 1).flatten(0, 1), 12))
+
+    def _spread(self, count: int) -> Tensor:
+        """At most ``count`` rows, evenly over the dataset."""
+        return torch.linspace(0, len(self._pictures) - 1, min(count, len(self._pictures))).long()
+
+    # 2: captions → tokens
+
+    def _tokenizer(self) -> Net:
+        if finished := self._left("tokenizer"):
+            return nets.saved_tokenizer(finished)
+        self._context.boundary(Progress("tokenizer", 0))
+        return nets.tokenizer(itertools.chain.from_iterable(self._pictures.captions), self._given)
+
+    # 3: every picture as latents, once
+
+    def _latents(self, vae: Net) -> Tensor:
+        chunks = torch.split(self._pictures.pixels, 128)
+        found = []
+        for index, chunk in enumerate(chunks):
+            self._context.boundary(Progress("latents", index, len(chunks)))
+            found.append(latents_of(vae, chunk.to(self._device)).cpu())
+        return torch.cat(found)
+
+    # 4: noise and text → latents
+
+    def _denoiser(self, vae: Net, tokens: Net, latents: Tensor) -> tuple[Net, Net]:
+        given = self._given
+        torch.manual_seed(given["seed"])
+        unet = nets.denoiser(given).to(self._device, memory_format=torch.channels_last)
+        text = nets.text_encoder(given, tokens).to(self._device)
+        budget = Budget(
+            steps=given["steps"],
+            minutes=given["minutes"],
+            learning_rate=given["learning_rate"],
+            warmup=given["warmup"],
+            decay=given["ema_decay"],
+        )
+        loop = Loop({"unet": unet, "text": text}, budget, given["seed"])
+        if begun := self._left("denoiser"):
+            loop.restore(begun)
+        alphas = nets.scheduler().alphas_cumprod.to(self._device)
+        ids = [nets.token_ids(tokens, captions) for captions in self._pictures.captions]
+        empty = nets.token_ids(tokens, [""])[0]
+        shown = _Shown(loop)
+
+        def loss(generator: torch.Generator) -> Tensor:
+            picked = pick(self._pictures.weights, given["batch_size"], generator)
+            clean, captions = batch_of(picked, latents, ids, empty, generator)
+            clean, captions = clean.to(self._device), captions.to(self._device)
+            with autocast(self._device):
+                return denoising_loss(unet, text, clean, captions, alphas, generator)
+
+        def after() -> None:
+            if shown.due():
+                with loop.averaged():
+                    self._context.preview(self._samples(nets.pipeline(vae, text, tokens, unet)))
+
+        def write(folder: Path) -> None:
+            vae.save_pretrained(folder / "vae")
+            tokens.save_pretrained(folder / "tokenizer")
+            loop.save(folder / "denoiser")
+
+        if loop.step == 0:
+            self._context.checkpoint(write)  # the autoencoder is done: never again
+        loop.run(loss, "denoiser", self._keeper, write, after)
+        loop.adopt_average()
+        return unet.eval(), text.eval()
+
+    def _samples(self, pipe: Any) -> Image:
+        """The job's prompts, or captions spread over the dataset, as pictures."""
+        rows = self._spread(24).tolist()
+        prompts = self._given["prompts"] or [self._pictures.captions[row][0] for row in rows]
+
+        def between(_pipe: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            self._context.boundary(Progress("samples", step + 1, PREVIEW_STEPS))
+            return values
+
+        images = pipe(
+            prompts,
+            num_inference_steps=PREVIEW_STEPS,
+            guidance_scale=GUIDANCE,
+            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+            output_type="pt",
+            callback_on_step_end=between,
+        ).images
+        return Image(pixels=grid(images * 2 - 1, 12))
+
+    # the end: a folder that any diffusers can load
+
+    def _result(self, vae: Net, tokens: Net, unet: Net, text: Net) -> Result:
+        made = nets.pipeline(vae, text, tokens, unet)
+        samples = self._samples(made)
+        folder = self._context.scratch / "model"
+        for part in (vae, unet, text):
+            part.half()
+        made.save_pretrained(folder)
+        archive = zip_folder(folder, self._context.scratch / "model.zip")
+        return Result(
+            outputs=(samples, File(path=archive, media_type="application/zip")),
+            model=TrainedModel(
+                folder=folder,
+                task="text-to-image",
+                engine="diffusion",
+                input_schema=_input_schema(self._given),
+                description=f"Trained on {len(self._pictures)} captioned pictures.",
+            ),
+        )
+
+
+class _Shown:
+    """Whether a stage has come far enough since its last preview for another."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._seen = int(loop.share * PREVIEWS)
+
+    def due(self) -> bool:
+        now = int(self._loop.share * PREVIEWS)
+        moved, self._seen = now > self._seen, now
+        return moved
+
+
+def _input_schema(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the trained model takes: pictures from its own size to twice that."""
+    size = given["size"]
+    # the latents are halved once between each two levels
+    step = nets.DOWNSCALE * 2 ** (len(given["channels"]) - 1)
+    side = {"minimum": size, "maximum": 2 * size, "multipleOf": step, "default": size}
+    changes = {
+        "width": side,
+        "height": side,
+        "steps": {"default": 20},
+        "guidance_scale": {"default": GUIDANCE},
+    }
+    return schemas.specialise(schemas.load("text_to_image"), changes)
