@@ -65,13 +65,6 @@ def test_a_canceled_run_saves_nothing(tmp_path: Path) -> None:
     assert context.latest is None
 
 
-def test_each_of_several_pictures_is_the_one_of_its_own_seed(tmp_path: Path) -> None:
-    outputs = FakeEngine().run(None, work(num_images=3), Recorder(tmp_path)).outputs
-    for seed, output in zip((7, 8, 9), outputs, strict=True):
-        assert isinstance(output, Image) and output.metadata["seed"] == str(seed)
-        assert np.array_equal(output.pixels, draw(Recorder(tmp_path), seed=seed))
-
-
 def test_it_previews_as_often_as_asked(tmp_path: Path) -> None:
     context = Recorder(tmp_path)
     picture = draw(context, preview_every=2)

@@ -28,7 +28,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Canvas:
-    """What is drawn so far: ``step`` steps of ``pixels``, shape (pictures, height, width, 3)."""
+    """What is drawn so far: ``step`` steps of ``pixels``, shape (height, width, 3)."""
 
     pixels: Pixels
     step: int = 0
@@ -63,12 +63,7 @@ class FakeEngine:
             if stopped.reason is StopReason.DRAINING:
                 _save(canvas, context)
             raise
-        return Result(
-            outputs=tuple(
-                Image(pixels=pixels, metadata=_metadata(work, seed))
-                for seed, pixels in zip(_seeds(work), canvas.pixels, strict=True)
-            )
-        )
+        return Result(outputs=(Image(pixels=canvas.pixels, metadata=_metadata(work)),))
 
 
 def _fault(work: Work, step: int) -> None:
@@ -80,7 +75,7 @@ def _fault(work: Work, step: int) -> None:
 
 
 def _step(work: Work, canvas: _Canvas) -> _Canvas:
-    """Draw one more patch on each picture."""
+    """Draw one more patch."""
     number = canvas.step + 1
     _fault(work, number)
     shared_by = 1  # jobs in this step
@@ -90,36 +85,26 @@ def _step(work: Work, canvas: _Canvas) -> _Canvas:
     if seconds := float(work.input.get("step_seconds") or 0.0):
         time.sleep(seconds)
     pixels = canvas.pixels.copy()
-    _, height, width, _ = pixels.shape
-    for seed, picture in zip(_seeds(work), pixels, strict=True):
-        random = _random(work, seed, number)
-        top, left = int(random.integers(height)), int(random.integers(width))
-        tall, wide = int(random.integers(1, height // 2 + 2)), int(random.integers(1, width // 2 + 2))
-        patch = picture[top : top + tall, left : left + wide]
-        patch[:] = patch // 2 + random.integers(0, 128, 3, dtype=np.uint8)
+    height, width, _ = pixels.shape
+    random = _random(work, number)
+    top, left = int(random.integers(height)), int(random.integers(width))
+    tall, wide = int(random.integers(1, height // 2 + 2)), int(random.integers(1, width // 2 + 2))
+    patch = pixels[top : top + tall, left : left + wide]
+    patch[:] = patch // 2 + random.integers(0, 128, 3, dtype=np.uint8)
     return _Canvas(pixels, number)
 
 
 def _background(work: Work) -> _Canvas:
     """A blend from one colour above to another below."""
     height, width = int(work.input["height"]), int(work.input["width"])
-    pictures = []
-    for seed in _seeds(work):
-        above, below = _random(work, seed, 0).integers(0, 256, (2, 3))
-        blend = np.linspace(above, below, height).astype(np.uint8)
-        pictures.append(np.repeat(blend[:, None, :], width, axis=1))
-    return _Canvas(np.stack(pictures))
+    above, below = _random(work, 0).integers(0, 256, (2, 3))
+    blend = np.linspace(above, below, height).astype(np.uint8)
+    return _Canvas(np.repeat(blend[:, None, :], width, axis=1))
 
 
-def _seeds(work: Work) -> range:
-    """Each picture's own seed."""
-    first = int(work.input["seed"])
-    return range(first, first + int(work.input.get("num_images") or 1))
-
-
-def _random(work: Work, seed: int, step: int) -> np.random.Generator:
+def _random(work: Work, step: int) -> np.random.Generator:
     """Each step has a generator of its own, so that nothing of it needs to be in a checkpoint."""
-    text = f"{work.input['prompt']}\0{seed}\0{step}"
+    text = f"{work.input['prompt']}\0{work.input['seed']}\0{step}"
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
 
 
@@ -134,7 +119,7 @@ def _claim(size: int) -> None:
 def _preview(work: Work, canvas: _Canvas, context: Context) -> None:
     every = int(work.input.get("preview_every") or 0)
     if every and canvas.step % every == 0:
-        context.preview(Image(pixels=canvas.pixels[0]))
+        context.preview(Image(pixels=canvas.pixels))
 
 
 def _save(canvas: _Canvas, context: Context) -> None:
@@ -149,7 +134,6 @@ def _load(folder: Path) -> _Canvas:
         return _Canvas(saved["pixels"], int(saved["step"]))
 
 
-def _metadata(work: Work, seed: int) -> dict[str, str]:
-    """What makes this one picture again."""
-    shown = {name: work.input[name] for name in ("prompt", "steps", "width", "height")}
-    return {name: str(value) for name, value in {**shown, "seed": seed}.items()}
+def _metadata(work: Work) -> dict[str, str]:
+    """What makes the picture again."""
+    return {name: str(work.input[name]) for name in ("prompt", "seed", "steps", "width", "height")}

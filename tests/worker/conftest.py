@@ -1,0 +1,131 @@
+"""Real worker processes over a real database and a real Valkey, and jobs for the model for drills."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from numpy.typing import NDArray
+
+from shared.catalog.catalog import Catalog
+from shared.database import Database
+from shared.events import Events
+from shared.jobs.leases import Leases
+from shared.jobs.records import Job, NewJob, Submitted
+from shared.jobs.states import Status
+from shared.jobs.store import JobStore
+from shared.queue import Tickets
+from shared.settings import Settings
+from shared.storage import Storage
+from shared.storage.factory import open_storage
+from tests.servers import Qanvas, wait_until
+
+#: short, so that tests need not wait for what dies
+LEASE, UPKEEP = 1.5, 0.3
+
+
+@dataclass
+class Shop:
+    """What the API would do, and a look at everything."""
+
+    settings: Settings
+    database: Database
+    jobs: JobStore
+    leases: Leases
+    catalog: Catalog
+    tickets: Tickets
+    events: Events
+    storage: Storage
+    _start: Callable[..., Qanvas]
+
+    def new(self, *, model: str = "fake", tenant: str = "default", **given: Any) -> NewJob:
+        """A valid job, as the API would submit it; ``given`` are inputs and, by their own names, settings."""
+        entry = self.catalog.get(model, tenant)
+        known = {"priority", "max_attempts", "timeout", "run_at", "expires_in"}
+        settings = {name: given.pop(name) for name in known & given.keys()}
+        if "prompt" in entry.input_schema["properties"]:
+            given.setdefault("prompt", "a red apple")
+        return NewJob(
+            tenant=tenant,
+            task=entry.task,
+            model=entry.id,
+            queue=entry.queue,
+            input=self.catalog.check_input(entry, given),
+            **settings,
+        )
+
+    def submit(self, new: Sequence[NewJob], *, tickets: bool = True) -> list[str]:
+        """Their ids. ``tickets``: send them, as the API does."""
+        ids = []
+        for submitted in self.jobs.submit(new):
+            assert isinstance(submitted, Submitted)
+            ids.append(submitted.job.id)
+            if tickets:
+                self.tickets.send(submitted.job.queue)
+        return ids
+
+    def draw(self, **given: Any) -> str:
+        return self.submit([self.new(**given)])[0]
+
+    def worker(self, **changes: Any) -> Qanvas:
+        """A worker process that is ready."""
+        process = self._start("worker", settings=self.settings.with_(**changes))
+        process.wait_for_line("ready")
+        return process
+
+    def wait(self, job_id: str, seconds: float = 60.0) -> Job:
+        """The job, once it has ended."""
+        wait_until(lambda: self.jobs.get(job_id).is_terminal, seconds, what=f"{job_id} to end")
+        return self.jobs.get(job_id)
+
+    def wait_all(self, ids: Sequence[str], seconds: float = 120.0) -> list[Job]:
+        def ended() -> bool:
+            counts = self.jobs.counts()
+            return not any(counts.get(status, 0) for status in ("scheduled", "queued", "running"))
+
+        wait_until(ended, seconds, what=f"{len(ids)} jobs to end")
+        return [self.jobs.get(job_id) for job_id in ids]
+
+    def wait_for_step(self, job_id: str, step: int, seconds: float = 30.0) -> None:
+        def reached() -> bool:
+            progress = self.events.latest_progress([job_id]).get(job_id)
+            return progress is not None and progress["step"] >= step
+
+        wait_until(reached, seconds, what=f"{job_id} to reach step {step}")
+
+    def pixels(self, job: Job, index: int = 0) -> NDArray[np.uint8]:
+        assert job.status is Status.SUCCEEDED, job.error
+        return np.asarray(self.picture(job, index).convert("RGB"))
+
+    def picture(self, job: Job, index: int = 0) -> PIL.Image.Image:
+        with self.storage.open(job.outputs[index].key) as file:
+            return PIL.Image.open(io.BytesIO(file.read()))
+
+    def attempts_run(self, job_id: str) -> list[int]:
+        """The attempts that a worker announced, in order."""
+        events = self.events.read(job_id)
+        return [event.data["attempt"] for event in events if event.data.get("status") == "running"]
+
+
+@pytest.fixture
+def shop(settings: Settings, database: Database, qanvas: Callable[..., Qanvas]) -> Iterator[Shop]:
+    settings = settings.with_(lease_seconds=LEASE, upkeep_seconds=UPKEEP)
+    tickets, events = Tickets(settings), Events(settings.redis_url)
+    yield Shop(
+        settings,
+        database,
+        JobStore(database),
+        Leases(database, LEASE),
+        Catalog(settings, database),
+        tickets,
+        events,
+        open_storage(settings),
+        qanvas,
+    )
+    tickets.close()
+    events.close()
