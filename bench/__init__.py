@@ -1,0 +1,1 @@
+"""What Qanvas costs, measured on this machine beside something known."""

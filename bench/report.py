@@ -1,0 +1,118 @@
+"""The figures as tables for docs/performance.md, and as a plot."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.overhead import Figures
+
+_DOCS = Path(__file__).parents[1] / "docs"
+PAGE, PLOT = _DOCS / "performance.md", _DOCS / "images" / "overhead.png"
+#: what stands between these lines of the page is replaced
+BEGIN, END = "<!-- overhead: begin -->", "<!-- overhead: end -->"
+
+_COLUMNS = {
+    "submit_rate": "submits/s",
+    "submit_p99": "p99 ms",
+    "drain_rate": "jobs/s, full queue",
+    "through_rate": "jobs/s, through",
+    "end_p50": "end p50 ms",
+    "end_p99": "p99 ms",
+    "wait_p50": "client waits p50 ms",
+    "wait_p99": "p99 ms",
+    "submit_cpu": "CPU ms a submit",
+    "run_cpu": "CPU ms a run",
+}
+
+
+def tables(
+    found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]], *, load_before: float
+) -> str:
+    """Markdown."""
+    noop = found["Celery + Flask"].noop_rate
+    assert noop is not None
+    rows = [["", *_COLUMNS.values()]]
+    for name, figures in found.items():
+        rows.append([name, *(_number(getattr(figures, column)) for column in _COLUMNS)])
+    ratios = [
+        ["", "submits / no-op route", "jobs/s / Celery, full queue", "jobs/s / Celery + Flask, through"]
+    ]
+    for name, figures in found.items():
+        if name.startswith("Qanvas"):
+            ratios.append(
+                [
+                    name,
+                    _ratio(figures.submit_rate, noop),
+                    _ratio(figures.drain_rate, found["Celery"].drain_rate),
+                    _ratio(figures.through_rate, found["Celery + Flask"].through_rate),
+                ]
+            )
+    names = list(steps)
+    costs = [["ms for each job", *names]]
+    costs += [[step, *(f"{steps[name][step]:.3f}" for name in names)] for step in steps[names[0]]]
+    machine = (
+        f"{os.cpu_count()} CPUs shared by client, servers and worker, {platform.system()}, "
+        f"Python {platform.python_version()}; load average before the run {load_before:.1f}. "
+        f"A route that does nothing on the same server: {noop:.0f} requests/s."
+    )
+    return "\n\n".join([machine, _table(rows), _table(ratios), _table(costs)])
+
+
+def write(text: str, found: Mapping[str, Figures]) -> None:
+    """Put the tables into the page, and draw the plot."""
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    _draw(found)
+
+
+def _draw(found: Mapping[str, Figures]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [name for name in found if "2 API" not in name]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    _bars(left, names, [("full queue", [found[n].drain_rate for n in names])], "#3b6ea5")
+    left.set_title("jobs per second, full queue", loc="left", fontsize=11)
+    times = [("p50", [found[n].end_p50 for n in names]), ("p99", [found[n].end_p99 for n in names])]
+    _bars(right, names, times, "#c2703d")
+    right.set_title("ms from submission to success, at 50 jobs/s", loc="left", fontsize=11)
+    right.legend(frameon=False)
+    PLOT.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PLOT, dpi=110)
+
+
+def _bars(axes: Any, names: Sequence[str], series: Sequence[tuple[str, list[Any]]], colour: str) -> None:
+    height = 0.8 / len(series)
+    for number, (label, values) in enumerate(series):
+        places = [index + number * height for index in range(len(names))]
+        bars = axes.barh(places, values, height * 0.9, label=label, color=colour, alpha=1 - 0.45 * number)
+        axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=9)
+    axes.set_yticks([index + (len(series) - 1) * height / 2 for index in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _ratio(value: float | None, of: float | None) -> str:
+    return "" if value is None or not of else f"{value / of:.2f}"
