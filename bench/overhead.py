@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -49,8 +48,8 @@ class Sizes:
     warm: int = 100
     submits: int = 1500
     through: int = 1000
-    rate: float = 50.0  #: jobs per second, for the times
-    seconds: float = 12.0
+    rate: float = 20.0  #: jobs per second, for the times
+    seconds: float = 20.0
 
 
 def measure(subject: Subject, sizes: Sizes) -> Figures:
@@ -170,11 +169,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a short look; writes nothing")
     options = parser.parse_args()
     sizes = Sizes(warm=50, submits=400, through=300, seconds=3.0) if options.quick else Sizes()
-    load = os.getloadavg()[0]
+    machine = report.machine()
     found = run(1 if options.quick else options.rounds, sizes)
     with tempfile.TemporaryDirectory(prefix="qanvas-steps-") as scratch, _servers(Path(scratch)) as servers:
         steps = cost_of_steps(Path(scratch), *servers)
-    text = report.tables(found, steps, load_before=load)
+    text = report.tables(found, steps, machine)
     print(text)
     if not options.quick:
         report.write(text, found)
