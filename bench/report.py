@@ -50,7 +50,13 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
     for name, figures in found.items():
         rows.append([name, *(_number(getattr(figures, column)) for column in _COLUMNS)])
     ratios = [
-        ["", "submits / no-op route", "jobs/s / Celery, full queue", "jobs/s / Celery + Flask, through"]
+        [
+            "",
+            "submits/s, to the no-op route",
+            "jobs/s of a full queue, to Celery",
+            "jobs/s through, to Celery + Flask",
+            "CPU a run, to Celery",
+        ]
     ]
     for name, figures in found.items():
         if name.startswith("Qanvas"):
