@@ -74,9 +74,13 @@ def denoising_loss(
     alphas: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of v = √ᾱ·noise − √(1 − ᾱ)·latents (arXiv 2202.00512) at random times."""
+    """Mean squared error of v = √ᾱ·noise − √(1 − ᾱ)·latents (arXiv 2202.00512) at random times.
+
+    Times near pure noise are drawn most (density 2t): there the caption decides what the picture is, while
+    below the middle the loss is nearly the same for a wrong caption."""
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    times = torch.randint(len(alphas), (len(latents),), generator=generator).to(latents.device)
+    late = torch.rand(len(latents), generator=generator).sqrt()
+    times = (late * len(alphas)).long().clamp(max=len(alphas) - 1).to(latents.device)
     signal = alphas[times].sqrt().view(-1, 1, 1, 1)
     blur = (1 - alphas[times]).sqrt().view(-1, 1, 1, 1)
     noisy = (signal * latents + blur * noise).contiguous(memory_format=torch.channels_last)
