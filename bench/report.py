@@ -98,7 +98,7 @@ def _draw(found: Mapping[str, Figures]) -> None:
     times = [("p50", [found[n].end_p50 for n in names]), ("p99", [found[n].end_p99 for n in names])]
     _bars(right, names, times, "#c2703d")
     right.set_title("ms from submission to success, at a steady rate", loc="left", fontsize=11)
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="upper right")
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOT, dpi=110)
 
