@@ -29,7 +29,7 @@ def _value(client: Client, schema: dict[str, Any], text: str) -> Any:
         path = Path(text[1:]).expanduser()
         if not path.is_file():
             raise click.UsageError(f"no file {path}")
-        return client.upload(path, purpose="user_data")
+        return client.upload(path, purpose="input")
     if "string" in _types(schema):
         return text
     try:

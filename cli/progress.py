@@ -50,7 +50,8 @@ def watch(client: Client, job: dict[str, Any], meanwhile: Callable[[], None] | N
 def _show(progress: Progress, bar: TaskID, job: dict[str, Any]) -> None:
     now = job.get("progress") or {}
     if job["status"] == "succeeded":
-        total = now.get("total") or 1
+        # a job too quick to be seen running still had the steps it was asked for
+        total = int(progress.tasks[bar].total or job["input"].get("steps") or 1)
         progress.update(
             bar, description="succeeded", total=total, completed=total, steps=_steps(total, total)
         )
