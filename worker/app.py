@@ -60,8 +60,9 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # a line for each ticket says nothing that the job's row does not
-    logging.getLogger("celery").setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # a line for each ticket says nothing that the job's row does not, nor one for each plugin anything
+    for chatty in ("celery", "alembic"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     signals.setup_logging.connect(_keep_logging, weak=False)
 
 

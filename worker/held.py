@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared.events import Events
@@ -19,8 +19,10 @@ _TELL_EVERY = 0.05
 class Held:
     """Implements ``Watcher``: what the engine says is published, and noted for the next renewal."""
 
-    def __init__(self, job: Job, events: Events) -> None:
+    def __init__(self, job: Job, events: Events, begin: Callable[[str], None]) -> None:
+        """``begin`` is called with the job's id when it begins to compute."""
         self.job = job
+        self._begin = begin
         #: for the next renewal to write into the database
         self.latest: Mapping[str, Any] | None = None
         self.reason: StopReason | None = None
@@ -31,6 +33,9 @@ class Held:
         self._told = 0.0
         self._firing: Firing | None = None
         self._lock = threading.Lock()
+
+    def begun(self) -> None:
+        self._begin(self.job.id)
 
     def progress(self, progress: Progress) -> None:
         fraction = round(min(1.0, progress.step / progress.total), 4) if progress.total else None

@@ -90,6 +90,7 @@ class House:
     def open(self) -> None:
         """Begin to heal, and to be seen."""
         self.keeper.start()
+        self.upkeep.bury(self.scratch.dead)
         self.upkeep.start()
 
     def close(self) -> None:

@@ -125,7 +125,7 @@ class Runner:
         return [next(found[queue], None) for queue in queues]
 
     def _run(self, job: Job) -> None:
-        held = Held(job, self._events)
+        held = Held(job, self._events, self._scratch.begin)
         self._keeper.hold(held)
         try:
             self._events.publish(job.id, "status", {"status": "running", "attempt": job.attempt})

@@ -1,4 +1,8 @@
-"""Where attempts write what is not kept: one folder for each worker, one below it for each attempt."""
+"""Where attempts write what is not kept: one folder for each worker, one below it for each attempt.
+
+The folder of a worker that died also tells which of its jobs were computing then. One of those may be why
+it died; the others only waited beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+_NEW, _BEGUN = ".new-", "begun-"
+
 
 class Scratch:
     """This worker's folder. A lock in it says that its worker lives, so that others leave it alone."""
@@ -14,10 +20,19 @@ class Scratch:
     def __init__(self, root: Path, worker_id: str) -> None:
         """Make the folder, and remove those of workers on this machine that died."""
         self._folder = root / worker_id
-        self._folder.mkdir(parents=True)
-        self._lock = _try_lock(self._folder)
+        new = root / f"{_NEW}{worker_id}"
+        new.mkdir(parents=True)
+        self._lock = _try_lock(new)
+        new.rename(self._folder)  # locked already: nobody can take it for a dead worker's
+        #: workers found dead, and the ids of the jobs that each was computing
+        self.dead: dict[str, frozenset[str]] = {}
         for other in root.iterdir():
-            if other != self._folder and (lock := _try_lock(other)) is not None:
+            if other == self._folder or other.name.startswith(_NEW):
+                continue
+            if (lock := _try_lock(other)) is not None:
+                self.dead[other.name] = frozenset(
+                    mark.name.removeprefix(_BEGUN) for mark in other.glob(f"{_BEGUN}*")
+                )
                 shutil.rmtree(other, ignore_errors=True)
                 os.close(lock)
 
@@ -25,8 +40,13 @@ class Scratch:
         """The folder of an attempt. It is made when somebody writes there."""
         return self._folder / f"{job_id}-{attempt}"
 
+    def begin(self, job_id: str) -> None:
+        """Note that this job computes from now on."""
+        (self._folder / f"{_BEGUN}{job_id}").touch()
+
     def remove(self, job_id: str, attempt: int) -> None:
-        """Remove what an attempt wrote."""
+        """Remove what an attempt wrote, and the note that it computes."""
+        (self._folder / f"{_BEGUN}{job_id}").unlink(missing_ok=True)
         folder = self.of(job_id, attempt)
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)

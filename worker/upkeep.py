@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection, Iterable, Mapping
 
 from shared.errors import NotFound, Unavailable
 from shared.events import Events
@@ -70,10 +71,7 @@ class Upkeep:
         """Do all of it once, unless another worker does. Raises Unavailable."""
         if not self._leases.try_lock(_LOCK, self._worker_id, 3 * self._every):
             return
-        for job in self._leases.reap():
-            log.warning("%s was lost with its worker in attempt %d: %s", job.id, job.attempt, job.status)
-            self._announce(job)
-            self._results.take_back(job.id, job.attempt)
+        self._mourn(self._leases.reap())
         for job in self._leases.wake_due():
             self._announce(job)
         for job in self._leases.expire():
@@ -83,6 +81,23 @@ class Upkeep:
             self._swept = time.monotonic()
             self._sweep()
         self._top_up()
+
+    def bury(self, dead: Mapping[str, Collection[str]]) -> None:
+        """Take back the jobs of workers that are known to be dead, whose leases may have long to run.
+
+        ``dead`` maps each to the jobs it was computing; those that only waited there keep their attempts."""
+        try:
+            for worker_id, begun in dead.items():
+                self._mourn(self._leases.bury(worker_id, begun))
+                self._leases.forget(worker_id)
+        except Unavailable as error:
+            log.warning("jobs of dead workers wait for their leases to run out: %s", error)
+
+    def _mourn(self, lost: Iterable[Job]) -> None:
+        for job in lost:
+            log.warning("%s was lost with its worker in attempt %d: %s", job.id, job.attempt, job.status)
+            self._announce(job)
+            self._results.take_back(job.id, job.attempt)
 
     def _keep_up(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -157,22 +157,44 @@ class Leases:
             expired = expired.with_for_update(skip_locked=True)
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
+            rows = connection.execute(expired.order_by(jobs.c.id), {"now": now}).all()
+            return [job for row in rows for job in self._lost(connection, row, now)]
+
+    def bury(self, worker_id: str, begun: Collection[str]) -> list[Job]:
+        """Take back the jobs of a worker that is known to be dead, as ``reap`` does.
+
+        Those not among ``begun`` had no part in its death: their attempt does not count."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            held = sa.select(jobs).where(status_in(Status.RUNNING), jobs.c.worker == worker_id)
+            rows = connection.execute(held.order_by(jobs.c.id)).all()
             moved = []
-            for row in connection.execute(expired.order_by(jobs.c.id), {"now": now}).all():
-                lost = {
-                    "type": "worker-lost",
-                    "message": f"worker {row.worker} gave no sign of life in attempt {row.attempts} "
-                    f"of {row.max_attempts}",
-                    "retryable": True,
-                }
-                if row.cancel_requested_at is not None:
-                    step, error = "stop", _CANCELED
-                elif row.attempts >= row.max_attempts:
-                    step, error = "fail", lost
-                else:
-                    step, error = "try-again", lost
+            for row in rows:
+                if row.id in begun or row.cancel_requested_at is not None:
+                    moved += self._lost(connection, row, now)
+                    continue
+                step, values = _step_of(HandedBack())
                 this = jobs.c.id == row.id
-                moved += transitions.apply(connection, step, this, now=now, fence=row.attempt, error=error)
+                back = transitions.apply(connection, step, this, now=now, fence=row.attempt, **values)
+                moved += map(transitions.record, back)
+        return moved
+
+    def _lost(self, connection: Connection, row: Row[Any], now: float) -> list[Job]:
+        """Take a job from the worker it died with; empty when somebody was faster."""
+        lost = {
+            "type": "worker-lost",
+            "message": f"worker {row.worker} died or fell silent in attempt {row.attempts} "
+            f"of {row.max_attempts}",
+            "retryable": True,
+        }
+        if row.cancel_requested_at is not None:
+            step, error = "stop", _CANCELED
+        elif row.attempts >= row.max_attempts:
+            step, error = "fail", lost
+        else:
+            step, error = "try-again", lost
+        this = jobs.c.id == row.id
+        moved = transitions.apply(connection, step, this, now=now, fence=row.attempt, error=error)
         return list(map(transitions.record, moved))
 
     def wake_due(self) -> list[Job]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,12 +35,16 @@ class Server:
     def job(self, job_id: str, wait: int = 0) -> dict[str, Any]:
         return dict(self.http.get(f"/v1/jobs/{job_id}", params={"wait": wait}).raise_for_status().json())
 
-    def ended(self, job_id: str, looks: int = 3) -> dict[str, Any]:
-        """The job, once it is terminal."""
-        for _ in range(looks):
-            job = self.job(job_id, wait=30)
-            if job["status"] in TERMINAL:
-                return job
+    def ended(self, job_id: str, seconds: float = 120) -> dict[str, Any]:
+        """The job, once it is terminal. An API that is just killed or starting is asked again."""
+        until = time.monotonic() + seconds
+        job: dict[str, Any] = {"id": job_id}
+        while time.monotonic() < until:
+            with contextlib.suppress(httpx.TransportError):
+                job = self.job(job_id, wait=10)
+                if job["status"] in TERMINAL:
+                    return job
+            time.sleep(0.1)
         raise AssertionError(f"{job} does not end: {self.process.said()}")
 
     def picture(self, job: dict[str, Any]) -> Image.Image:

@@ -124,7 +124,7 @@ def test_a_job_that_kills_its_worker_fails_and_the_others_go_on(up: Up) -> None:
     deadly = server.submit(prompt="deadly", steps=3, crash_at_step=2)["id"]
     harmless = server.submit(prompt="harmless", steps=3)["id"]
     assert server.ended(harmless)["status"] == "succeeded"
-    ended = server.ended(deadly, looks=6)
+    ended = server.ended(deadly, seconds=180)
     assert (ended["status"], ended["error"]["type"]) == ("failed", "worker-lost")
     assert ended["attempts"] == 3
 

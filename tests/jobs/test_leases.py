@@ -201,6 +201,22 @@ def test_a_job_that_kills_its_workers_is_failed_as_worker_lost(store: JobStore, 
     assert ended.error["type"] == "worker-lost"
 
 
+def test_a_job_that_only_waited_in_a_worker_that_died_keeps_its_attempts(
+    store: JobStore, leases: Leases
+) -> None:
+    store.submit([new_job(max_attempts=1), new_job(max_attempts=2), new_job()])
+    waiting, computing, canceled = leases.claim("wrk_dead", "default", limit=3)
+    elsewhere = submit(store)
+    leases.claim("wrk_live", "default")
+    store.cancel(canceled.id)
+    back = {job.id: job for job in leases.bury("wrk_dead", {computing.id})}
+    assert (back[waiting.id].status, back[waiting.id].attempts) == (Status.QUEUED, 0)
+    assert (back[computing.id].status, back[computing.id].attempts) == (Status.QUEUED, 1)
+    assert back[canceled.id].status is Status.CANCELED
+    assert store.get(elsewhere.id).status is Status.RUNNING
+    assert isinstance(end(leases, waiting, Succeeded()), LeaseLost)
+
+
 def test_a_canceled_job_whose_worker_died_is_canceled(store: JobStore, short: Leases) -> None:
     job = submit(store)
     short.claim("wrk_1", "default")
@@ -218,11 +234,11 @@ def test_a_renewed_lease_is_not_reaped(store: JobStore, short: Leases, leases: L
 
 def test_a_due_job_is_queued_and_a_late_one_expires(store: JobStore, leases: Leases) -> None:
     now = submit(store, tenant="other").created_at
-    due = submit(store, run_at=now + 0.05)
-    late = submit(store, expires_in=0.05, priority=9)
+    due = submit(store, run_at=now + 1)
+    late = submit(store, expires_in=1, priority=9)
     assert leases.wake_due() == []
     assert leases.expire() == []
-    time.sleep(0.1)
+    time.sleep(1.2)
     assert [job.id for job in leases.wake_due()] == [due.id]
     assert [job.id for job in leases.expire()] == [late.id]
     assert store.get(late.id).status is Status.EXPIRED

@@ -45,6 +45,10 @@ class ScriptedEngine:
 class Ears:
     def __init__(self) -> None:
         self.heard: list[Progress | str] = []
+        self.begins = 0
+
+    def begun(self) -> None:
+        self.begins += 1
 
     def progress(self, progress: Progress) -> None:
         self.heard.append(progress)

@@ -117,7 +117,7 @@ class Context(Protocol):
         """Show what there is so far."""
 
     def checkpoint(self, write: Callable[[Path], None]) -> None:
-        """Give ``write`` an empty folder to fill; when it returns, that folder replaces the last checkpoint."""
+        """Give ``write`` an empty folder to fill; once it returns, that replaces the last checkpoint."""
 
 
 class Engine(Protocol):

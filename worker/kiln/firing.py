@@ -18,6 +18,9 @@ from worker.kiln.baton import JobThread
 class Watcher(Protocol):
     """Hears of a job while it computes, on the job's thread: it must not block."""
 
+    def begun(self) -> None:
+        """Its first turn is here, or its model is about to be loaded. On the engine thread."""
+
     def progress(self, progress: Progress) -> None: ...
 
     def token(self, text: str) -> None: ...

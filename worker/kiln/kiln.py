@@ -98,6 +98,7 @@ class Kiln:
     def _start(self, firing: Firing) -> None:
         if (reason := firing.shall_stop) is not None:
             raise Stopped(reason)
+        firing.watcher.begun()
         order = firing.order
         resident = self._residency.pin(order.model_key)
         if resident is None:
