@@ -19,6 +19,8 @@ PAGE, PLOT = _DOCS / "performance.md", _DOCS / "images" / "overhead.png"
 #: what stands between these lines of the page is replaced
 BEGIN, END = "<!-- overhead: begin -->", "<!-- overhead: end -->"
 
+_SHOWN = f"![Jobs per second of a full queue, and ms from submission to success](images/{PLOT.name})"
+
 _COLUMNS = {
     "submit_rate": "submits/s",
     "submit_p99": "p99 ms",
@@ -81,7 +83,7 @@ def write(text: str, found: Mapping[str, Figures]) -> None:
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n\n{_SHOWN}\n{END}{after}")
     _draw(found)
 
 
