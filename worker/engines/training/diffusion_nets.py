@@ -79,18 +79,18 @@ def tokenizer(captions: Iterable[str], given: Mapping[str, Any]) -> Net:
     clip = _transformers.CLIPTokenizer().backend_tokenizer
     learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learned.normalizer, learned.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=given["vocabulary"],
-        special_tokens=list(_SPECIAL),
+        # Letters that end a word are given their ids here: else these are dealt out at random, ties between
+        # merges fall differently in each run, and letters that no caption ends with are unknown.
+        special_tokens=[*_SPECIAL, *(f"{letter}</w>" for letter in letters)],
         end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=letters,
         show_progress=False,
     )
     learned.train_from_iterator(captions, trainer)
     vocabulary = learned.get_vocab(with_added_tokens=True)
-    # every byte needs a form that ends a word, or unseen letters at a word's end are unknown
-    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
     merges = [(first, second) for first, second in json.loads(learned.to_str())["model"]["merges"]]
     return _transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=given["tokens"])
 
