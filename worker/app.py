@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import warnings
 from typing import Any
 
 from celery import signals
+from celery.exceptions import SecurityWarning
 
 from shared.queue import TICKET, make_celery
 from shared.settings import Settings
@@ -63,6 +65,8 @@ def _log_to_stderr(level: str) -> None:
     # a line for each ticket says nothing that the job's row does not, nor one for each plugin anything
     for chatty in ("celery", "alembic"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # tickets are JSON: that a worker runs as root, as in a container, opens no door
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     signals.setup_logging.connect(_keep_logging, weak=False)
 
 

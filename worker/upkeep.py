@@ -125,7 +125,7 @@ class Upkeep:
                 continue
             again = min(missing, before.get(depth.queue, 0))
             if again:
-                log.info("%d tickets were lost for queue %s; sent again", again, depth.queue)
+                log.debug("%d tickets missing for queue %s, sent again", again, depth.queue)
                 self._tickets.send(depth.queue, again)
             self._missing[depth.queue] = missing - again
 

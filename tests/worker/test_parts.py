@@ -1,0 +1,177 @@
+"""The worker's parts one by one: files in, files out, and what is cleaned up."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from shared.errors import ConfigurationError, JobError, ModelUnavailable
+from shared.jobs.files import FileStore, NewFile
+from shared.jobs.records import Job
+from shared.storage.files import FileStorage
+from tests.worker.conftest import Shop
+from worker.checkpoints import Checkpoints
+from worker.encode import encode_png
+from worker.engines.base import Image
+from worker.engines.registry import ENGINES, engine_named
+from worker.kiln.devices import find_device, memory_budget
+from worker.prepare import Preparer
+from worker.scratch import Scratch
+
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def folder_of(path: Path, **files: str) -> Path:
+    path.mkdir()
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
+
+
+def test_a_picture_keeps_its_pixels_and_its_origin_in_any_alphabet() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    image = Image(pixels=pixels, metadata={"prompt": "ein grüner Apfel 🍏", "seed": "7"})
+    read = PIL.Image.open(io.BytesIO(encode_png(image, {"model": "fake"})))
+    assert np.array_equal(np.asarray(read), pixels)
+    assert read.info == {"prompt": "ein grüner Apfel 🍏", "seed": "7", "model": "fake"}
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def checkpoints(self, tmp_path: Path) -> Checkpoints:
+        return Checkpoints(FileStorage(tmp_path / "storage"))
+
+    def test_the_latest_one_counts_and_takes_the_place_of_the_last(
+        self, checkpoints: Checkpoints, tmp_path: Path
+    ) -> None:
+        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1", old="x"))
+        checkpoints.save("job_1", folder_of(tmp_path / "b", state="2"))
+        found = checkpoints.fetch("job_1", tmp_path / "into")
+        assert found is not None
+        assert {path.name: path.read_text() for path in found.iterdir()} == {"state": "2"}
+
+    def test_one_that_was_not_written_to_its_end_does_not_count(
+        self, checkpoints: Checkpoints, tmp_path: Path
+    ) -> None:
+        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1"))
+        (tmp_path / "storage" / "checkpoints" / "job_1" / "unfinished").mkdir()
+        found = checkpoints.fetch("job_1", tmp_path / "into")
+        assert found is not None and (found / "state").read_text() == "1"
+
+    def test_a_job_without_one_starts_anew(self, checkpoints: Checkpoints, tmp_path: Path) -> None:
+        assert checkpoints.fetch("job_1", tmp_path / "into") is None
+
+    def test_a_forgotten_one_leaves_nothing_behind(self, checkpoints: Checkpoints, tmp_path: Path) -> None:
+        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1"))
+        checkpoints.save("job_2", folder_of(tmp_path / "b", state="1"))
+        assert checkpoints.job_ids() == {"job_1", "job_2"}
+        checkpoints.forget("job_1")
+        assert checkpoints.job_ids() == {"job_2"}
+
+
+class TestScratch:
+    def test_what_an_attempt_wrote_is_removed(self, tmp_path: Path) -> None:
+        scratch = Scratch(tmp_path / "scratch", "wrk_1")
+        scratch.of("job_1", 1).mkdir()
+        (scratch.of("job_1", 1) / "file").touch()
+        scratch.remove("job_1", 1)
+        scratch.remove("job_2", 1)
+        assert not scratch.of("job_1", 1).exists()
+        scratch.close()
+        assert list((tmp_path / "scratch").iterdir()) == []
+
+    def test_what_a_dead_worker_left_is_removed_and_a_living_ones_is_not(self, tmp_path: Path) -> None:
+        program = (
+            "import sys, time, pathlib; from worker.scratch import Scratch\n"
+            "s = Scratch(pathlib.Path(sys.argv[1]), 'wrk_other'); s.of('job_1', 1).mkdir()\n"
+            "print('there', flush=True); time.sleep(60)"
+        )
+        root = tmp_path / "scratch"
+        other = subprocess.Popen(
+            [sys.executable, "-c", program, str(root)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        try:
+            assert other.stdout is not None and other.stdout.readline() == b"there\n"
+            Scratch(root, "wrk_1").close()
+            assert (root / "wrk_other").exists()
+        finally:
+            other.kill()
+            other.wait()
+        Scratch(root, "wrk_2").close()
+        assert list(root.iterdir()) == []
+
+
+class TestPreparer:
+    @pytest.fixture
+    def preparer(self, shop: Shop) -> Preparer:
+        return Preparer(shop.settings, shop.catalog, shop.storage, FileStore(shop.database), shop.jobs)
+
+    def job(self, shop: Shop, dataset: str) -> Job:
+        return shop.jobs.get(shop.submit([shop.new(model="train-text", dataset=dataset, name="mine")])[0])
+
+    @one_database
+    def test_a_data_uri_becomes_a_local_file(self, shop: Shop, preparer: Preparer, tmp_path: Path) -> None:
+        uri = "data:text/plain;base64," + base64.b64encode(b"hello").decode()
+        order = preparer.order(self.job(shop, uri), tmp_path / "s", lambda progress: None)
+        assert Path(order.work.input["dataset"]).read_bytes() == b"hello"
+        assert order.background
+
+    @one_database
+    def test_an_uploaded_file_becomes_a_local_file_that_keeps_its_suffix(
+        self, shop: Shop, preparer: Preparer, tmp_path: Path
+    ) -> None:
+        stored = shop.storage.write("files/abc", b"hello")
+        file = FileStore(shop.database).add(
+            NewFile(
+                tenant="default",
+                filename="corpus.txt",
+                purpose="dataset",
+                media_type="text/plain",
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                key=stored.key,
+            )
+        )
+        order = preparer.order(self.job(shop, file.id), tmp_path / "s", lambda progress: None)
+        path = Path(order.work.input["dataset"])
+        assert path.read_bytes() == b"hello" and path.suffix == ".txt"
+
+    @one_database
+    def test_a_file_that_was_deleted_says_so(self, shop: Shop, preparer: Preparer, tmp_path: Path) -> None:
+        job = self.job(shop, "file_01M85GJF26S6369KB8A9AWPGM3")
+        with pytest.raises(JobError, match="upload it again") as caught:
+            preparer.order(job, tmp_path / "s", lambda progress: None)
+        assert caught.value.type == "invalid-input"
+
+
+@pytest.mark.parametrize("name", list(ENGINES))
+def test_every_engine_of_the_registry_is_there(name: str) -> None:
+    assert callable(engine_named(name).load) and callable(engine_named(name).run)
+    assert engine_named(name) is engine_named(name)
+
+
+def test_an_unknown_engine_names_those_there_are() -> None:
+    with pytest.raises(ModelUnavailable, match="diffusion"):
+        engine_named("oil-on-canvas")
+
+
+def test_a_device_that_is_not_there_names_those_that_are() -> None:
+    for name in ("cuda:99", "abacus", "cpu:1"):
+        with pytest.raises(ConfigurationError, match="cpu"):
+            find_device(name)
+
+
+def test_the_budget_is_what_the_operator_says_or_part_of_the_memory() -> None:
+    device = find_device("cpu")
+    assert memory_budget(device, 123) == 123
+    assert 0 < memory_budget(device, 0) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
