@@ -16,6 +16,7 @@ from typing import Any
 
 from flask import Flask
 from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
 from granian.server import MPServer
 
 from api.app import create_app
@@ -59,12 +60,13 @@ def serve(settings: Settings, workers: int = 1) -> None:
         # requests beyond this wait in the kernel, not in memory
         backpressure=settings.api_threads,
         workers_kill_timeout=_GRACE,
+        log_level=LogLevels.error,  # it takes this, whatever the configuration says
         log_dictconfig=_LOG,
         log_access=False,
     )
     server.lifeline = lifeline
     log.info("listening on http://%s:%d", *address)
-    server.serve(target_loader=partial(_load, settings, alive, lifeline), wrap_loader=False)
+    server.serve(target_loader=partial(_load, settings, alive, lifeline, os.getpid()), wrap_loader=False)
 
 
 def check(settings: Settings) -> tuple[str, int]:
@@ -108,15 +110,15 @@ class _Server(MPServer):
         super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
-def _load(settings: Settings, alive: Connection, lifeline: Connection) -> Flask:
-    """The application, in a process of its own."""
+def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: int) -> Flask:
+    """The application, in a process of its own, which ends when ``parent`` is dead, even if it is by now."""
     lifeline.close()
     logging.getLogger().setLevel(settings.log_level)
     app = create_app(settings)
     services: Services = app.extensions["qanvas"]
     Finalize(services, services.close, exitpriority=0)  # multiprocessing runs no atexit
     threading.Thread(
-        target=_follow_parent, args=(services, alive, os.getppid()), name="lifeline", daemon=True
+        target=_follow_parent, args=(services, alive, parent), name="lifeline", daemon=True
     ).start()
     return app
 

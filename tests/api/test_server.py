@@ -241,7 +241,7 @@ def test_a_stopped_server_answers_those_who_wait_and_is_gone(server: Server) -> 
 def test_a_killed_server_leaves_no_process_behind(start: Callable[..., Server]) -> None:
     server = start("--workers", "2")
     server.process.kill()
-    wait_until(lambda: server.process.family() == [], seconds=10, what="its processes to end")
+    wait_until(lambda: server.process.family() == [], seconds=40, what="its processes to end")
 
 
 def test_a_taken_port_is_refused_with_the_cure(server: Server, qanvas: Callable[..., Qanvas]) -> None:
