@@ -241,7 +241,7 @@ class Qanvas:
             assert time.monotonic() < deadline, f"no line {start!r} in {seconds} s: {self.said()}"
             time.sleep(0.05)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = 120.0) -> int:
         """Its exit status, once it ends by itself."""
         try:
             return self.process.wait(seconds)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from shared.settings import Settings
 from tests.e2e.conftest import Server
-from tests.servers import Qanvas
+from tests.servers import Qanvas, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def run(server: Server, qanvas: Callable[..., Qanvas], tmp_path: Path) -> Callab
     def call(*arguments: str) -> Qanvas:
         settings = Settings.from_env({"QANVAS_DATA": str(tmp_path), "QANVAS_URL": server.url})
         process = qanvas(*arguments, settings=settings)
-        process.wait(120)
+        process.wait(400)
         return process
 
     return call
@@ -105,6 +105,30 @@ def test_models_are_listed_with_their_inputs(run: Callable[..., Qanvas]) -> None
     assert "[steps]" in line
 
 
+def test_train_makes_a_model_of_a_text_and_the_catalog_has_it(
+    run: Callable[..., Qanvas], tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(f"apple {n}: a round fruit, red or green, number {n}" for n in range(300)))
+    small = ("steps=4", "batch=2", "context=32", "vocabulary=300", "width=64", "layers=1")
+    done = run("train", str(corpus), "--name", "fruit", "--wait", *small)
+    assert done.process.returncode == 0, done.said()
+    assert done.output() == "fruit\n"
+    [line] = [line for line in run("models").output().splitlines() if line.split()[0] == "fruit"]
+    assert "text-generation" in line
+    spoken = run("submit", "fruit", "prompt=apple", "max_tokens=5", "--wait")
+    assert spoken.process.returncode == 0, spoken.said()
+    assert spoken.output().strip()
+
+
+def test_train_wants_captions_beside_the_pictures(run: Callable[..., Qanvas], tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    done = run("train", str(folder), "--name", "mine")
+    assert done.process.returncode == 2
+    assert "has no metadata.jsonl" in done.said()
+
+
 def test_demo_makes_a_picture_prints_its_path_and_leaves_nothing_running(
     qanvas: Callable[..., Qanvas], tmp_path: Path
 ) -> None:
@@ -129,14 +153,6 @@ def test_demo_that_is_interrupted_leaves_nothing_running(
 ) -> None:
     settings = Settings.from_env({"QANVAS_DATA": str(tmp_path), "QANVAS_FAKE_MODELS": "1"})
     done = qanvas("demo", "--out", str(tmp_path / "out"), settings=settings)
-    assert _started(done)
+    wait_until(lambda: len(done.family()) >= 5, 120, what="the API, Valkey, a worker and their guard")
     assert done.stop(15) == 130
     assert not done.family()
-
-
-def _started(process: Qanvas) -> bool:
-    """Whether the demo has its server's processes by now; waits for them."""
-    from tests.servers import wait_until
-
-    wait_until(lambda: len(process.family()) >= 4, what="the server's processes")
-    return True

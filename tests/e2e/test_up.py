@@ -15,7 +15,7 @@ from shared.settings import Settings
 from tests.e2e.conftest import Server
 from tests.servers import Qanvas, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 Up = Callable[..., Server]
 
