@@ -126,7 +126,8 @@ def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: i
 def _follow_parent(services: Services, alive: Connection, parent: int) -> None:
     alive.poll(None)  # returns when the parent closes its end, in the signal's handler or by dying
     services.stop_waiting()
-    if os.getppid() != parent:  # nobody is left to stop this process
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_GRACE)
-        os._exit(1)
+    while os.getppid() == parent:  # a dying parent closes its pipe before it is gone
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os._exit(1)
