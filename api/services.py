@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shared.catalog.catalog import Catalog
@@ -16,7 +17,8 @@ from shared.jobs.batching import Combiner
 from shared.jobs.files import FileStore
 from shared.jobs.keys import KeyStore
 from shared.jobs.leases import Leases
-from shared.jobs.records import NewJob, Submitted, Worker
+from shared.jobs.records import Job, NewJob, Worker
+from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.queue import Tickets
 from shared.settings import Settings
@@ -25,7 +27,20 @@ from shared.storage.factory import open_storage
 #: seconds for which a list of live workers, or whether there are keys, is believed
 _FRESH = 1.0
 
+#: positions are counted up to here where many are asked for, or where counting would hold up a submission
+FAR = 1000
+
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A submission as it was committed; ``replayed``: the job was there already under the same key."""
+
+    job: Job
+    replayed: bool
+    #: jobs before it when it was committed; None where it does not wait for others, or for more than ``FAR``
+    position: int | None
 
 
 class Remembered(Generic[Value]):
@@ -62,7 +77,7 @@ class Services:
         self.events = Events(settings.redis_url)
         self.follower = Follower(settings.redis_url)
         #: group commit of submissions
-        self.writer: Combiner[NewJob, Submitted] = Combiner(self._submit)
+        self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)
         self.workers: Remembered[list[Worker]] = Remembered(
             lambda: self.leases.workers(alive_within=settings.lease_seconds)
         )
@@ -72,8 +87,25 @@ class Services:
         # waiting requests sit on threads; some must stay free for those that do not wait
         self._seats = threading.BoundedSemaphore(max(1, settings.api_threads * 3 // 4))
 
-    def _submit(self, batch: Sequence[NewJob]) -> Sequence[Submitted | IdempotencyMismatch]:
-        return self.jobs.submit(batch)
+    def _submit(self, batch: Sequence[NewJob]) -> Sequence[Accepted | IdempotencyMismatch]:
+        """Commit together; how many jobs are before these is counted once for all of a queue and priority."""
+        ahead: dict[tuple[str, int], int | None] = {}
+        answers: list[Accepted | IdempotencyMismatch] = []
+        for submitted in self.jobs.submit(batch):
+            if isinstance(submitted, IdempotencyMismatch):
+                answers.append(submitted)
+                continue
+            job, position = submitted.job, None
+            if job.status is Status.QUEUED and not submitted.replayed and self.is_served(job.queue):
+                rank = (job.queue, job.priority)
+                position = ahead[rank] if rank in ahead else self.jobs.position(job, most=FAR)
+                ahead[rank] = None if position is None else position + 1
+            answers.append(Accepted(job, submitted.replayed, position))
+        return answers
+
+    def is_served(self, queue: str) -> bool:
+        """Whether a live worker takes jobs from this queue."""
+        return any(queue in worker.queues for worker in self.workers())
 
     @contextmanager
     def seat(self) -> Iterator[bool]:

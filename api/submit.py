@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from api.inputs import Inputs
-from api.services import Services
+from api.services import Accepted, Services
 from shared.errors import FieldError, InvalidInput, QanvasError
-from shared.jobs.records import Job, NewJob, Submitted
+from shared.jobs.records import Job, NewJob
 from shared.jobs.states import Status
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -21,20 +21,19 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LAST = 253_402_300_799
 
 
-def submit(
-    services: Services, tenant: str, body: Mapping[str, Any], idempotency_key: str | None
-) -> Submitted:
+def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency_key: str | None) -> Accepted:
     """Persist one job. Raises InvalidInput, IdempotencyMismatch, Unavailable; then nothing is left behind."""
     if idempotency_key is not None and _KEY.fullmatch(idempotency_key) is None:
         raise InvalidInput.at("", "Idempotency-Key must be 1 to 255 visible ASCII characters")
     inputs = Inputs(services, tenant)
     with _taken_back(inputs):
         new = _new(services, tenant, body, inputs, idempotency_key=idempotency_key)
-        submitted = services.writer.call(new)
-    if submitted.replayed:
+        accepted = services.writer.call(new)
+    if accepted.replayed:
         inputs.discard()
-    _announce(services, [submitted.job] if not submitted.replayed else [])
-    return submitted
+    else:
+        _announce(services, [accepted.job])
+    return accepted
 
 
 def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, Any]]) -> list[Job]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from api import present
-from api.services import Services
+from api.services import FAR, Accepted, Services
 from shared.jobs.records import Job
 from shared.jobs.states import Status
 
-#: positions are counted up to here where many are asked for, or where counting would hold up a submission
-_FAR = 1000
 #: the longest a request may ask to wait, in seconds
 MOST_SECONDS = 60.0
 #: seconds between two looks at the row while events say nothing
@@ -22,37 +20,47 @@ _LOOK_EVERY = 5.0
 _PREFER_WAIT = re.compile(r"(?:^|[,;])\s*wait(?:\s*=\s*\"?(\d{1,9})\"?)?\s*(?=$|[,;])", re.IGNORECASE)
 
 
-def present_jobs(services: Services, tenant_jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Jobs as JSON, with what is known of those that run or wait."""
-    running = [job.id for job in tenant_jobs if job.status is Status.RUNNING]
-    progress = services.events.latest_progress(running)
+def present_jobs(services: Services, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Jobs as JSON, with what is known of those that run or wait; positions are counted up to ``FAR``."""
+    progress = services.events.latest_progress([job.id for job in jobs if job.status is Status.RUNNING])
     return [
-        present.job(job, waiting=waiting(services, job, most=_FAR), progress=progress.get(job.id))
-        for job in tenant_jobs
+        present.job(job, waiting=_waiting(services, job, most=FAR), progress=progress.get(job.id))
+        for job in jobs
     ]
 
 
-def present_job(services: Services, job: Job, *, exact: bool = False) -> dict[str, Any]:
-    """One job as JSON; ``exact`` counts its position however far away it is."""
-    if not exact:
-        return present_jobs(services, [job])[0]
+def present_job(services: Services, job: Job) -> dict[str, Any]:
+    """One job as JSON, with its position however far away it is."""
     progress = services.events.latest_progress([job.id]) if job.status is Status.RUNNING else {}
-    return present.job(job, waiting=waiting(services, job), progress=progress.get(job.id))
+    return present.job(job, waiting=_waiting(services, job, most=None), progress=progress.get(job.id))
 
 
-def waiting(services: Services, job: Job, *, most: int | None = None) -> Mapping[str, Any] | None:
-    """The contract's ``waiting``; None for a job that does not wait."""
+def present_accepted(services: Services, accepted: Accepted) -> dict[str, Any]:
+    """A job as it was just submitted, with the position it got then: no further look at the database."""
+    if accepted.replayed:
+        return present_job(services, accepted.job)
+    waiting = _reason(services, accepted.job)
+    if waiting is not None:
+        waiting["position"] = accepted.position
+    return present.job(accepted.job, waiting=waiting)
+
+
+def _waiting(services: Services, job: Job, *, most: int | None) -> dict[str, Any] | None:
+    waiting = _reason(services, job)
+    if waiting is not None and waiting["reason"] == "behind-others":
+        waiting["position"] = services.jobs.position(job, most=most)
+    return waiting
+
+
+def _reason(services: Services, job: Job) -> dict[str, Any] | None:
+    """The contract's ``waiting``, its position not yet counted; None for a job that does not wait."""
     if job.status is Status.SCHEDULED:
-        return {"reason": "scheduled", "position": None, "estimate": None}
-    if job.status is not Status.QUEUED:
+        reason = "scheduled"
+    elif job.status is not Status.QUEUED:
         return None
-    if not any(job.queue in worker.queues for worker in services.workers()):
-        return {"reason": "no-worker-for-model", "position": None, "estimate": None}
-    return {
-        "reason": "behind-others",
-        "position": services.jobs.position(job, most=most),
-        "estimate": None,
-    }
+    else:
+        reason = "behind-others" if services.is_served(job.queue) else "no-worker-for-model"
+    return {"reason": reason, "position": None, "estimate": None}
 
 
 def preferred_wait(prefer: str | None) -> float:

@@ -11,7 +11,14 @@ from api.operations import Answer, Call, Group
 from api.present import answer
 from api.problems import Busy
 from api.submit import retry, submit, submit_all
-from api.waiting import MOST_SECONDS, preferred_wait, present_job, present_jobs, until_terminal
+from api.waiting import (
+    MOST_SECONDS,
+    preferred_wait,
+    present_accepted,
+    present_job,
+    present_jobs,
+    until_terminal,
+)
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.ids import is_id
 from shared.jobs.records import Job
@@ -55,15 +62,16 @@ def _job(call: Call, id: str) -> Job:
 )
 def submit_job(call: Call) -> Response:
     headers = call.request.headers
-    submitted = submit(call.services, call.tenant, call.body, headers.get("Idempotency-Key"))
-    job, seconds = submitted.job, preferred_wait(headers.get("Prefer"))
-    said = {"Location": f"/v1/jobs/{job.id}"}
-    if submitted.replayed:
+    accepted = submit(call.services, call.tenant, call.body, headers.get("Idempotency-Key"))
+    said = {"Location": f"/v1/jobs/{accepted.job.id}"}
+    if accepted.replayed:
         said["Idempotency-Replayed"] = "true"
-    if seconds:
-        said["Preference-Applied"] = f"wait={seconds:g}"
-        job = until_terminal(call.services, job, seconds)
-    return answer(present_job(call.services, job), 200 if seconds and job.is_terminal else 202, said)
+    seconds = preferred_wait(headers.get("Prefer"))
+    if not seconds:
+        return answer(present_accepted(call.services, accepted), 202, said)
+    said["Preference-Applied"] = f"wait={seconds:g}"
+    job = until_terminal(call.services, accepted.job, seconds)
+    return answer(present_job(call.services, job), 200 if job.is_terminal else 202, said)
 
 
 @group.operation(
@@ -130,7 +138,7 @@ def list_jobs(call: Call) -> Response:
 )
 def get_job(call: Call, id: str) -> Response:
     job = until_terminal(call.services, _job(call, id), call.query["wait"])
-    response = answer(present_job(call.services, job, exact=True))
+    response = answer(present_job(call.services, job))
     response.add_etag()
     response.headers["Cache-Control"] = "private, no-cache"
     response.make_conditional(call.request.environ)

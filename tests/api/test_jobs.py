@@ -44,6 +44,7 @@ def test_a_job_without_a_worker_says_so(api: Api) -> None:
 def test_a_job_knows_how_many_are_before_it(hand: Hand, api: Api) -> None:
     first, second = api.submit(), api.submit()
     urgent = api.submit(priority=9)
+    assert [job["waiting"]["position"] for job in (first, second, urgent)] == [0, 1, 0]
     found = [api.get(job["urls"]["self"]).json["waiting"] for job in (urgent, first, second)]
     assert [waiting["position"] for waiting in found] == [0, 1, 2]
     assert {waiting["reason"] for waiting in found} == {"behind-others"}
