@@ -122,6 +122,15 @@ class Leases:
         return [results[i] for i in range(len(finishes))]
 
     def _finish(self, connection: Connection, finish: Finish, now: float) -> Job | LeaseLost:
+        if (row := self._end(connection, finish, now)) is None:
+            return LeaseLost(finish.job_id, finish.attempt)
+        named = (
+            self._name(connection, row, finish.ending, now) if isinstance(finish.ending, Succeeded) else []
+        )
+        return transitions.record(row, named)
+
+    def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:
+        """Take the attempt out of ``running``; None when it was not this worker's any more."""
         step, values = _step_of(finish.ending)
         this = jobs.c.id == finish.job_id
         rows = []
@@ -129,16 +138,13 @@ class Leases:
             again = (this, jobs.c.attempts < jobs.c.max_attempts, jobs.c.cancel_requested_at.is_(None))
             rows = transitions.apply(connection, step, *again, now=now, fence=finish.attempt, **values)
             step = "fail"
-        if not rows:
+        elif step == "hand-back":
             rows = transitions.apply(connection, step, this, now=now, fence=finish.attempt, **values)
-        if not rows:
-            return LeaseLost(finish.job_id, finish.attempt)
-        named = (
-            self._name(connection, rows[0], finish.ending, now)
-            if isinstance(finish.ending, Succeeded)
-            else []
+        if rows or step == "hand-back":
+            return rows[0] if rows else None
+        return transitions.apply_to_one(
+            connection, step, finish.job_id, now=now, fence=finish.attempt, **values
         )
-        return transitions.record(rows[0], named)
 
     def _name(self, connection: Connection, job: Row[Any], ending: Succeeded, now: float) -> list[Output]:
         """Insert the rows that name the outputs and the trained model of a job that just succeeded."""
