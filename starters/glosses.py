@@ -22,7 +22,10 @@ WORDNET = Path("/usr/share/wordnet")
 NOUNS = {5, 6, 8, 13, 17, 18, 19, 20, 25, 27, 28}
 #: animals and persons: one can count them
 COUNTED = {5, 18}
+#: how often a word must be met in texts to be described; those say little of animals, food, plants and tools
+LEAST = {5: 1, 6: 1, 13: 1, 20: 1}
 VERBS = {30, 34, 35, 36, 38, 39, 43}
+ADJECTIVES = {0, 1}
 
 _UNWANTED = re.compile(
     r"offensive|disparag|derogat|slur|obscen|vulgar|ethnic|racial|\brac(e|ist)\b|negro|jew|muslim|islam|"
@@ -162,34 +165,46 @@ def _documents(wordnet: Path, rng: random.Random) -> Iterator[str]:
     nouns, verbs = read_synsets(wordnet / "data.noun"), read_synsets(wordnet / "data.verb")
     adjectives = read_synsets(wordnet / "data.adj")
     grammar = _Grammar([s.gloss + " " + " ".join(s.examples) for s in (*nouns.values(), *verbs.values())])
-    ranks: dict[tuple[str, str], int] = {}
-    for pos in ("noun", "verb", "adj"):
-        ranks |= _first_senses(wordnet / f"index.{pos}")
+    ranks = _first_senses(wordnet)
     documents: list[str] = []
     for synset in nouns.values():
-        if synset.lexfile in NOUNS and _known(synset, ranks) and _usable(synset):
+        if (
+            synset.lexfile in NOUNS
+            and _known(synset, ranks) >= LEAST.get(synset.lexfile, 3)
+            and _usable(synset)
+        ):
             documents.extend(_noun(synset, nouns, ranks, grammar, rng))
     for synset in verbs.values():
-        if synset.lexfile in VERBS and _known(synset, ranks) and _usable(synset):
+        if synset.lexfile in VERBS and _known(synset, ranks) >= 8 and _usable(synset):
             documents.extend(_meaning(synset, "to ", rng))
     for synset in adjectives.values():
-        if synset.examples and _known(synset, ranks) and _usable(synset):
+        if synset.examples and _known(synset, ranks) >= 8 and _usable(synset):
             documents.extend(_meaning(synset, "", rng))
     rng.shuffle(documents)
     yield from documents
 
 
-def _first_senses(index: Path) -> dict[tuple[str, str], int]:
-    """How well known a word is: 1 or 2 where this is its first sense and texts use it, wndb(5WN)."""
+def _frequencies(path: Path) -> Counter[tuple[str, int]]:
+    """How often the meanings of a word in one lexicographer file were met in texts, cntlist(5WN)."""
+    met: Counter[tuple[str, int]] = Counter()
+    for line in path.read_text("utf-8").splitlines():
+        key, _, count = line.split()
+        lemma, _, sense = key.partition("%")
+        met[_word(lemma), int(sense.split(":")[1])] += int(count)
+    return met
+
+
+def _first_senses(wordnet: Path) -> dict[tuple[str, str], int]:
+    """How often words are met, for the first meaning of each: {(word, offset of its synset): times}."""
+    met = _frequencies(wordnet / "cntlist.rev")
     known = {}
-    for line in index.read_text("utf-8").splitlines():
-        if line.startswith("  "):
-            continue
-        field = line.split()
-        pointers = int(field[3])
-        senses, tagged, first = int(field[2]), int(field[5 + pointers]), field[6 + pointers]
-        if tagged:
-            known[_word(field[0]), first] = 2 if senses >= 2 else 1
+    for pos, lexfiles in (("noun", NOUNS), ("verb", VERBS), ("adj", ADJECTIVES)):
+        for line in (wordnet / f"index.{pos}").read_text("utf-8").splitlines():
+            if line.startswith("  "):
+                continue
+            field = line.split()
+            word, first = _word(field[0]), field[6 + int(field[3])]
+            known[word, first] = max((met[word, lexfile] for lexfile in lexfiles), default=0)
     return known
 
 
@@ -241,7 +256,7 @@ def _noun(
     text = " ".join(f for f in facts if f) + _examples(synset, 1)
     yield f"User: What {verb} {named}?\nAssistant: {text}"
     yield text
-    if _known(synset, ranks) == 2:
+    if _known(synset, ranks) >= 10:
         asked = [f"Tell me about {named}.", f"Describe {named}.", f"Do you know what {named} {verb}?"]
         yield f"User: {rng.choice(asked)}\nAssistant: {text}"
 

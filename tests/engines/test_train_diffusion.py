@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Nets this small gain nothing from more, and wait for each other on a busy machine."""
     before = torch.get_num_threads()

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.catalog import schemas
 from shared.catalog.models import Model
 from shared.errors import InvalidInput
 from worker.engines.base import Context, Device, File, Image, Progress, Result, TrainedModel, Work
@@ -29,7 +30,6 @@ from worker.engines.training.common import Budget, Keeper, keep_heap
 from worker.engines.training.dataset import Pictures, read_pictures
 from worker.engines.training.history import History
 from worker.engines.training.pictures import grid, zip_folder
-from worker.engines.training.schemas import input_schema
 
 CHECKPOINT_SECONDS = 60.0
 PREVIEW_SECONDS = 20.0
@@ -91,11 +91,7 @@ class GanTrainer:
         game.export(folder)
         strip = game.history.draw(context.scratch / "training.png")
         archive = zip_folder(folder, context.scratch / "model.zip")
-        schema = input_schema("gan")
-        if game.shape.labels:
-            schema["properties"]["label"]["enum"] = list(game.shape.labels)
-        else:
-            del schema["properties"]["label"]
+        labels = list(game.shape.labels)
         return Result(
             outputs=(
                 File(path=strip, media_type="image/png"),
@@ -106,7 +102,9 @@ class GanTrainer:
                 folder=folder,
                 task="unconditional-image-generation",
                 engine="gan",
-                input_schema=schema,
+                input_schema=schemas.specialise(
+                    schemas.load("gan"), {"label": {"enum": labels} if labels else False}
+                ),
                 description=f"A GAN for pictures of {recipe.image_size} pixels, trained {game.step} steps.",
             ),
         )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from shared.catalog import schemas
 from shared.catalog.models import Model
 from shared.errors import InvalidInput
 from worker.engines.base import (
@@ -29,7 +30,6 @@ from worker.engines.base import (
 )
 from worker.engines.training.common import Budget, Keeper, Loop, autocast, keep_heap
 from worker.engines.training.pictures import zip_folder
-from worker.engines.training.schemas import input_schema
 
 END = "<|endoftext|>"
 CHECKPOINT_SECONDS = 60.0
@@ -114,7 +114,7 @@ class TextTrainer:
                 folder=folder,
                 task="text-generation",
                 engine="text",
-                input_schema=input_schema("text"),
+                input_schema=schemas.load("text"),
                 description=f"A Llama of {millions:.1f} million parameters, trained {loop.step} steps.",
             ),
         )
