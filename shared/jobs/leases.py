@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,29 +44,14 @@ class Leases:
         """Take up to ``limit`` of the best queued jobs: highest priority first, then oldest.
 
         Each is running now, its ``attempt`` raised; nobody else gets it while the lease is renewed."""
-        best = (
-            sa.select(jobs.c.id)
-            .where(jobs.c.queue == queue, status_in(Status.QUEUED))
-            .order_by(jobs.c.priority.desc(), jobs.c.id)
-            .limit(limit)
-        )
-        if self._database.dialect == "postgresql":
-            best = best.with_for_update(skip_locked=True)
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            if not (ids := connection.execute(best).scalars().all()):
+            wanted = {"queue": queue, "limit": limit}
+            ids = connection.execute(_best(self._database.dialect), wanted).scalars().all()
+            if not ids:
                 return []
-            rows = transitions.apply(
-                connection,
-                "claim",
-                jobs.c.id.in_(ids),
-                now=now,
-                attempt=jobs.c.attempt + 1,
-                attempts=jobs.c.attempts + 1,
-                worker=worker_id,
-                lease_until=now + self._seconds,
-                started_at=now,
-                error=None,
+            rows = transitions.claim(
+                connection, ids, now=now, worker=worker_id, lease_until=now + self._seconds
             )
         return sorted(map(transitions.record, rows), key=lambda job: (-job.priority, job.id))
 
@@ -298,6 +284,18 @@ class Leases:
         dialect = postgresql if self._database.dialect == "postgresql" else sqlite
         insert = dialect.insert(table).values(**key, **values, **first)
         connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+@cache
+def _best(dialect: str) -> sa.Executable:
+    """The ids of the best ``limit`` jobs of a ``queue``; built once, for the path of every job."""
+    best = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.queue == sa.bindparam("queue"), status_in(Status.QUEUED))
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(sa.bindparam("limit"))
+    )
+    return best.with_for_update(skip_locked=True) if dialect == "postgresql" else best
 
 
 def _step_of(ending: Ending) -> tuple[str, dict[str, Any]]:

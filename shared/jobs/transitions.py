@@ -73,6 +73,34 @@ def _statement_for_one(step: str, columns: tuple[str, ...]) -> sa.Executable:
     )
 
 
+def claim(
+    connection: Connection, ids: Sequence[str], *, now: float, worker: str, lease_until: float
+) -> list[Row[Any]]:
+    """Give these queued jobs to a worker; returns the rows that moved. Built once, as above."""
+    given = {"the_jobs": ids, "the_time": now, "new_worker": worker, "new_lease": lease_until}
+    return list(connection.execute(_statement_for_claim(), given))
+
+
+@cache
+def _statement_for_claim() -> sa.Executable:
+    transition = TRANSITIONS["claim"]
+    now = sa.bindparam("the_time")
+    return (
+        sa.update(jobs)
+        .where(status_in(*transition.sources), jobs.c.id.in_(sa.bindparam("the_jobs", expanding=True)))
+        .values(
+            **_implied(transition, now),
+            attempt=jobs.c.attempt + 1,
+            attempts=jobs.c.attempts + 1,
+            worker=sa.bindparam("new_worker"),
+            lease_until=sa.bindparam("new_lease"),
+            started_at=now,
+            error=None,
+        )
+        .returning(jobs)
+    )
+
+
 def _implied(transition: Transition, now: object) -> dict[str, Any]:
     """What the new state means for other columns."""
     implied: dict[str, Any] = {"status": transition.target.value}
