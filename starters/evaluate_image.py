@@ -98,7 +98,8 @@ def _distance(a: Pixels, b: Pixels) -> float:
 
 def _coarse(pixels: Pixels) -> NDArray[np.float64]:
     height, width, _ = pixels.shape
-    return pixels.reshape(height // 4, 4, width // 4, 4, 3).mean((1, 3)) / 255
+    means: NDArray[np.float64] = pixels.reshape(height // 4, 4, width // 4, 4, 3).mean((1, 3)) / 255
+    return means
 
 
 def colour_of(pixels: Pixels) -> str | None:

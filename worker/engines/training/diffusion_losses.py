@@ -50,7 +50,8 @@ def _edge_loss(a: Tensor, b: Tensor) -> Tensor:
 def latents_of(vae: Net, pixels: Tensor) -> Tensor:
     """uint8 (n, 3, size, size) → float32 latents."""
     images = pixels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
-    return vae.encode(images).latents.float().contiguous()
+    latents: Tensor = vae.encode(images).latents.float().contiguous()
+    return latents
 
 
 def batch_of(
