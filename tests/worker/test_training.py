@@ -21,6 +21,12 @@ LEASE = 20.0
 CORPUS = "\n\n".join(f"an apple is a fruit that is red, number {number}." for number in range(200))
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the workers started here: threads that wait for each other crawl on a machine that is busy."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 def training(shop: Shop, name: str, steps: int) -> str:
     dataset = "data:text/plain;base64," + base64.b64encode(CORPUS.encode()).decode()
     return shop.draw(
@@ -74,5 +80,7 @@ def test_training_that_is_handed_back_goes_on_where_it_was(shop: Shop) -> None:
     job = shop.wait(job_id, 120)
     assert job.status is Status.SUCCEEDED, job.error
     assert (job.attempt, job.attempts) == (2, 1)
-    steps = [event.data["step"] for event in shop.events.read(job_id) if event.type == "progress"]
-    assert sum(step <= 1 for step in steps) <= 3, "it began anew"
+    events = shop.events.read(job_id)
+    again = next(place for place, event in enumerate(events) if event.data.get("attempt") == 2)
+    trained = [event.data["step"] for event in events[again:] if event.data.get("stage") == "train"]
+    assert trained[0] >= 20, "it began anew"
