@@ -65,7 +65,12 @@ RECIPES = {
         _faces,
         {"seed": 1, "minutes": 26, "image_size": 32, "width": 32},
     ),
-    "text": Recipe("train-text", "glosses.txt", _glosses, {"seed": 1, "minutes": 15}),
+    "text": Recipe(
+        "train-text",
+        "glosses.txt",
+        _glosses,
+        {"seed": 1, "minutes": 40, "learning_rate": 0.003},
+    ),
 }
 
 
