@@ -17,7 +17,7 @@ from shared.errors import (
     JobError,
     LeaseLost,
     ModelUnavailable,
-    QanvasError,
+    NotFound,
     Unavailable,
 )
 from shared.events import Events
@@ -188,7 +188,12 @@ class Runner:
             log.warning("%s failed in attempt %d: %s", job.id, job.attempt, ending.message)
             if ending.traceback is not None and ending.type == "internal":
                 log.warning("%s", ending.traceback)
-        ended = None if ending is None else self._write(Finish(job.id, job.attempt, ending), held)
+        try:
+            ended = None if ending is None else self._write(Finish(job.id, job.attempt, ending), held)
+        except Unavailable as error:
+            # it may have been written all the same: its files stay, and upkeep removes them with the lease
+            log.error("nobody could be told how %s ended, it runs again: %s", job.id, error)
+            return
         if ended is None:
             log.warning("attempt %d of %s is no longer this worker's", job.attempt, job.id)
             self._results.take_back(job.id, job.attempt)
@@ -203,7 +208,9 @@ class Runner:
                 self._checkpoints.forget(job.id)
 
     def _write(self, finish: Finish, held: Held) -> Job | None:
-        """The job as it is now; None when it is not this worker's any more, or nobody could be told."""
+        """The job as it is now; None when it is not this worker's any more.
+
+        Raises Unavailable when the database stays away for long."""
         deadline = time.monotonic() + _TRY_FOR
         while True:
             try:
@@ -212,7 +219,7 @@ class Runner:
                 return self._already(finish)
             except Unavailable as error:
                 if time.monotonic() > deadline:
-                    return None
+                    raise
                 log.warning("%s has ended but is not written yet: %s", finish.job_id, error)
                 time.sleep(_TRY_EVERY)
             else:
@@ -220,7 +227,7 @@ class Runner:
 
     def _already(self, finish: Finish) -> Job | None:
         """A commit whose answer was lost looks like a lost lease when it is tried again: the row tells."""
-        with suppress(QanvasError):
+        with suppress(NotFound):
             job = self._jobs.get(finish.job_id)
             if job.attempt == finish.attempt and job.is_terminal and job.worker == self._worker_id:
                 return job

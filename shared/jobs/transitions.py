@@ -84,7 +84,7 @@ def claim(
 @cache
 def _statement_for_claim() -> sa.Executable:
     transition = TRANSITIONS["claim"]
-    now = sa.bindparam("the_time")
+    now: sa.BindParameter[float] = sa.bindparam("the_time")
     return (
         sa.update(jobs)
         .where(status_in(*transition.sources), jobs.c.id.in_(sa.bindparam("the_jobs", expanding=True)))
