@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import re
 import unicodedata
@@ -27,7 +28,18 @@ FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 CLDR = Path("/usr/share/unicode/cldr/common")
 SIZE = 64
 #: hue in degrees of each colour word
-HUES = {"red": 2, "orange": 28, "yellow": 50, "green": 120, "blue": 215, "purple": 275, "pink": 328}
+HUES = {"red": 0, "orange": 28, "yellow": 54, "green": 120, "blue": 215, "purple": 275, "pink": 325}
+#: how saturated and bright (0 to 255) half of a recoloured thing is at the least: a dark yellow is an olive
+MEDIAN_SATURATION = 170
+MEDIAN_VALUE = {
+    "red": 190,
+    "orange": 225,
+    "yellow": 235,
+    "green": 130,
+    "blue": 150,
+    "purple": 150,
+    "pink": 215,
+}
 COLOURS = frozenset(HUES) | {"brown", "white", "black", "gray"}
 #: combinations that are always held out: things everybody knows in one colour
 SURPRISES = (
@@ -123,16 +135,38 @@ def dominant_hue(pixels: NDArray[np.uint8]) -> int | None:
     if (weight > 0).sum() < max(120, 0.22 * ink):
         return None
     histogram = np.bincount(hsv[..., 0].astype(np.int64).ravel(), weight.ravel(), 256)
-    near = np.array([histogram.take(range(i - 16, i + 17), mode="wrap").sum() for i in range(256)])
-    best = int(near.argmax())
-    return best if near[best] > 0.7 * histogram.sum() else None
+    offsets = np.arange(-16, 17)
+    near = np.stack([histogram.take(offsets + i, mode="wrap") for i in range(256)])
+    best = int(near.sum(1).argmax())
+    if near[best].sum() <= 0.7 * histogram.sum():
+        return None
+    # Many windows hold a narrow peak whole, and the first of them is off its middle by half a window.
+    return round(best + float(near[best] @ offsets / near[best].sum())) % 256
 
 
 def recolour(pixels: NDArray[np.uint8], hue: int, colour: str) -> NDArray[np.uint8]:
-    """Turn every hue by what brings ``hue`` (0 to 255) to the colour."""
-    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.int64)
+    """Turn every hue by what brings ``hue`` (0 to 255) to the colour.
+
+    Pale things become as strong and dark ones as bright as the colour wants to be called by its name."""
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.float64)
+    coloured = (hsv[..., 1] > 70) & (hsv[..., 2] > 60)
+    least = (1.0, MEDIAN_SATURATION / 255, MEDIAN_VALUE[colour] / 255)
+    for channel in (1, 2):
+        median = float(np.median(hsv[..., channel][coloured])) / 255
+        hsv[..., channel][coloured] *= max(1.0, least[channel] / median)
     hsv[..., 0] = (hsv[..., 0] + round(HUES[colour] * 256 / 360) - hue) % 256
-    return np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"))
+    return np.asarray(Image.fromarray(hsv.clip(0, 255).astype(np.uint8), "HSV").convert("RGB"))
+
+
+def colour_of(pixels: NDArray[np.uint8]) -> str | None:
+    """The colour word nearest to the mean hue, weighted by saturation; None for a picture without colour."""
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.float64)
+    weight = (hsv[..., 1] > 70) * (hsv[..., 2] > 60) * hsv[..., 1]
+    if weight.sum() == 0:
+        return None
+    angle = hsv[..., 0] / 256 * 2 * np.pi
+    hue = math.degrees(math.atan2((np.sin(angle) * weight).sum(), (np.cos(angle) * weight).sum())) % 360
+    return min(HUES, key=lambda c: abs((HUES[c] - hue + 180) % 360 - 180))
 
 
 def own_colour(hue: int) -> str | None:
@@ -192,14 +226,16 @@ def draw_all(*, share_held: float = 0.05, seed: int = 0) -> list[Picture]:
             continue
         for colour in HUES:
             draw = pick.random()
-            if f"{colour} {noun}" in taken or colour == own:
+            drawn = recolour(pixels, hue, colour)
+            # What does not look like its colour would teach the wrong word.
+            if f"{colour} {noun}" in taken or colour == own or colour_of(drawn) != colour:
                 continue
             pictures.append(
                 Picture(
                     name=f"{colour} {noun}",
                     noun=noun,
                     colour=colour,
-                    pixels=recolour(pixels, hue, colour),
+                    pixels=drawn,
                     captions=tuple(coloured_captions(colour, noun)),
                     held=(colour, noun) in SURPRISES or draw < share_held,
                 )
@@ -241,7 +277,7 @@ def _without_held_words(pictures: Sequence[Picture]) -> list[Picture]:
     return kept
 
 
-def write_archive(pictures: Sequence[Picture], target: Path, share_recoloured: float = 0.25) -> None:
+def write_archive(pictures: Sequence[Picture], target: Path, share_recoloured: float = 0.35) -> None:
     """A training archive in Hugging Face's imagefolder layout, without anything that is held out.
 
     Recoloured pictures are many; ``weight`` lets them be ``share_recoloured`` of what is drawn."""

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from starters.emoji import HUES, Picture, draw_all
+from starters.emoji import Picture, colour_of, draw_all
 
 FOLDER = Path(__file__).with_name("image")
 SEEN = 150
@@ -100,17 +100,6 @@ def _coarse(pixels: Pixels) -> NDArray[np.float64]:
     height, width, _ = pixels.shape
     means: NDArray[np.float64] = pixels.reshape(height // 4, 4, width // 4, 4, 3).mean((1, 3)) / 255
     return means
-
-
-def colour_of(pixels: Pixels) -> str | None:
-    """The colour word nearest to the mean hue, weighted by saturation; None for a picture without colour."""
-    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.float64)
-    weight = (hsv[..., 1] > 70) * (hsv[..., 2] > 60) * hsv[..., 1]
-    if weight.sum() == 0:
-        return None
-    angle = hsv[..., 0] / 256 * 2 * np.pi
-    hue = math.degrees(math.atan2((np.sin(angle) * weight).sum(), (np.cos(angle) * weight).sum())) % 360
-    return min(HUES, key=lambda c: abs((HUES[c] - hue + 180) % 360 - 180))
 
 
 @torch.no_grad()

@@ -57,7 +57,17 @@ RECIPES = {
         "train-diffusion",
         "emoji.zip",
         _emoji,
-        {"seed": 0, "autoencoder_steps": 2400, "steps": 12000},
+        {
+            "seed": 0,
+            "channels": [96, 160, 192],
+            "text_layers": 3,
+            "batch_size": 64,
+            "compile": True,
+            "steps": 5400,
+            "minutes": 100,
+            "autoencoder_steps": 6500,
+            "autoencoder_batch_size": 16,
+        },
     ),
     "gan": Recipe(
         "train-gan",
