@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worker.engines.training.common import autocast
 from worker.engines.training.diffusion_nets import Net
 
 EMPTY_CAPTIONS = 0.1  #: the share of captions left empty, for guidance without a classifier
@@ -22,9 +23,11 @@ def reconstruction_loss(vae: Net, pixels: Tensor, generator: torch.Generator) ->
     """Pixels, their differences (edges), and latents held at mean 0 and deviation 1 within ±2.8.
 
     A little noise on the latents makes the decoder forgive what the denoiser leaves."""
-    latents = vae.encoder(pixels)
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    back = vae.decoder(latents + 0.05 * noise)
+    with autocast(pixels.device.type):
+        latents = vae.encoder(pixels)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        back = vae.decoder(latents + 0.05 * noise).float()
+    latents = latents.float()
     spread = latents.std((0, 2, 3)) - 1
     held = latents.mean((0, 2, 3)).square().mean() + spread.square().mean()
     held = held + functional.relu(latents.abs() - 2.8).square().mean()
