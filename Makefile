@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROMPT ?= a red apple
 TESTS  ?=
+# Half of the tests wait for servers and processes; each process of pytest starts its own.
+PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 BIN    := .venv/bin
 
 .PHONY: help demo up test test-fast check lint format docs clean
@@ -16,10 +18,10 @@ up: .venv/installed     ## run everything until Ctrl-C
 	@$(BIN)/qanvas up
 
 test: .venv/installed   ## every test, with real servers and killed processes
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest $(PARALLEL) $(TESTS)
 
 test-fast: .venv/installed  ## the tests that take less than two minutes together
-	$(BIN)/pytest -m "not slow and not chaos and not gpu" $(TESTS)
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not chaos and not gpu" $(TESTS)
 
 lint: .venv/installed   ## style and types
 	$(BIN)/ruff check .

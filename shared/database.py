@@ -1,12 +1,13 @@
 """Connections to PostgreSQL or SQLite, and the one border where the driver's errors become ours.
 
-All times in the database are seconds since 1970 as floats, read from the database's own clock, so that
-leases do not depend on the clocks of workers.
+All times in the database are seconds since 1970 as floats, by the database's own clock, so that leases do
+not depend on the clocks of workers.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,11 +25,9 @@ from shared.errors import ConfigurationError, MissingExtra, Unavailable
 #: seconds a SQLite writer waits for another before it gives up
 BUSY_SECONDS = 15.0
 
-_NOW = {
-    # unixepoch('subsec') needs SQLite 3.42; julianday gives the same milliseconds everywhere
-    "sqlite": sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0"),
-    "postgresql": sa.text("SELECT extract(epoch FROM clock_timestamp())::float8"),
-}
+#: seconds for which the difference between a server's clock and this machine's is believed
+_CLOCK_SECONDS = 1.0
+_NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
 class Database:
@@ -43,6 +42,8 @@ class Database:
             )
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if backend == "sqlite" else "postgresql"
         self.engine = _sqlite(self.url) if self.dialect == "sqlite" else _postgresql(self.url)
+        #: when the server's clock was asked, by ``time.monotonic``, and what it said beyond that
+        self._clock: tuple[float, float] | None = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -63,8 +64,18 @@ class Database:
                 yield connection
 
     def now(self, connection: Connection) -> float:
-        """The database's clock, in seconds since 1970."""
-        return float(connection.execute(_NOW[self.dialect]).scalar_one())
+        """The database's clock, in seconds since 1970.
+
+        SQLite's is this machine's. A server is asked once a second, not in each transaction: in between, its
+        clock is this process's steady one and their difference."""
+        if self.dialect == "sqlite":
+            return time.time()
+        here, clock = time.monotonic(), self._clock
+        if clock is None or here - clock[0] > _CLOCK_SECONDS:
+            there = float(connection.execute(_NOW).scalar_one())
+            here = time.monotonic()
+            clock = self._clock = (here, there - here)
+        return here + clock[1]
 
     def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""

@@ -1,0 +1,44 @@
+"""The database's clock: the server's own, asked seldom."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from shared import database as module
+from shared.database import Database
+
+
+def _statements(database: Database) -> list[str]:
+    seen: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *args: seen.append(str(args[2])))
+    return seen
+
+
+def test_the_clock_is_near_the_databases_own(database: Database) -> None:
+    with database.read() as connection:
+        said = [database.now(connection) for _ in range(3)]
+        if database.dialect == "postgresql":
+            own = connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())::float8"))
+            truth = float(own.scalar_one())
+        else:
+            truth = time.time()
+    assert said == sorted(said)
+    assert truth - 30 < said[0] <= said[-1] <= truth + 0.1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_server_is_asked_for_the_time_once_and_again_when_that_is_old(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _statements(database)
+    with database.read() as connection:
+        monkeypatch.setattr(module, "_CLOCK_SECONDS", 3600.0)
+        for _ in range(5):
+            database.now(connection)
+        assert sum("clock_timestamp" in text for text in seen) == 1
+        monkeypatch.setattr(module, "_CLOCK_SECONDS", -1.0)
+        database.now(connection)
+        assert sum("clock_timestamp" in text for text in seen) == 2
