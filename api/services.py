@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 from shared.catalog.catalog import Catalog
 from shared.database import Database
 from shared.errors import IdempotencyMismatch
-from shared.events import Events, Follower
+from shared.events import Events
+from shared.following import Follower
 from shared.jobs.batching import Combiner
 from shared.jobs.files import FileStore
 from shared.jobs.keys import KeyStore

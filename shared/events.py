@@ -10,11 +10,10 @@ import json
 import logging
 import queue
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import redis
 
@@ -25,14 +24,15 @@ EventType = Literal["status", "progress", "preview", "token", "output", "done"]
 
 log = logging.getLogger(__name__)
 
-_WAKE = b"qanvas:wake"
+#: the channel that names every job with something new
+WAKE = b"qanvas:wake"
+#: the channel of jobs that were asked to stop while they ran, by id
+STOP = b"qanvas:stop"
 #: events kept for each job, and for how many seconds after the last
 _KEEP, _KEEP_SECONDS = 5_000, 24 * 3600
 #: events sent in one round trip; and waiting ones beyond which progress is dropped
 _BATCH, _BACKLOG = 256, 20_000
 _TIMEOUT = 5.0
-#: seconds between two looks when Redis cannot wake anybody
-_LOOK_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,21 @@ class Event:
     data: Mapping[str, Any]
 
 
+class _Outgoing(NamedTuple):
+    """An event, or without a type, word that the job was asked to stop."""
+
+    job_id: str
+    type: EventType | None = None
+    data: Mapping[str, Any] = {}
+    preview: bytes | None = None
+
+
 class Events:
     """Publish and read events. One object for each process; its thread starts with the first publish."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = connect(redis_url, timeout=_TIMEOUT)
-        self._outbox: queue.SimpleQueue[tuple[str, EventType, Mapping[str, Any], bytes | None] | None]
-        self._outbox = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[_Outgoing | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -62,7 +70,15 @@ class Events:
         ``preview`` are the bytes of a PNG, kept as the job's latest preview."""
         if type == "progress" and self._outbox.qsize() > _BACKLOG:
             return
-        self._outbox.put((job_id, type, data, preview))
+        self._put(_Outgoing(job_id, type, data, preview))
+
+    def ask_to_stop(self, job_id: str) -> None:
+        """Let the worker that runs this job look at its row now. Never blocks; where Redis is away, the
+        worker looks at its next renewal."""
+        self._put(_Outgoing(job_id))
+
+    def _put(self, outgoing: _Outgoing) -> None:
+        self._outbox.put(outgoing)
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -118,9 +134,14 @@ class Events:
             except redis.RedisError as error:
                 log.warning("%d events dropped, Redis does not answer: %s", len(batch), error)
 
-    def _send(self, batch: Sequence[tuple[str, EventType, Mapping[str, Any], bytes | None]]) -> None:
+    def _send(self, batch: Sequence[_Outgoing]) -> None:
+        told = set()
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id, type_, data, preview in batch:
+                if type_ is None:
+                    pipe.publish(STOP, job_id)
+                    continue
+                told.add(job_id)
                 text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
                 if preview is not None:
                     pipe.set(_preview(job_id), preview, ex=_KEEP_SECONDS)
@@ -128,91 +149,10 @@ class Events:
                     pipe.set(_progress(job_id), text, ex=_KEEP_SECONDS)
                 fields = {"type": type_, "data": text}
                 pipe.xadd(_stream(job_id), fields, maxlen=_KEEP, approximate=True)
-            for job_id in {item[0] for item in batch}:
+            for job_id in told:
                 pipe.expire(_stream(job_id), _KEEP_SECONDS)
-                pipe.publish(_WAKE, job_id)
+                pipe.publish(WAKE, job_id)
             pipe.execute()
-
-
-class Watch:
-    """One watcher's bell. Any event of the job since the last ``wait`` rings it, also one before the wait."""
-
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-        self.bell = threading.Event()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds; True when there may be something new."""
-        rung = self.bell.wait(timeout if self._follower.connected else min(timeout, _LOOK_EVERY))
-        self.bell.clear()
-        return rung
-
-
-class Follower:
-    """One subscription for each process, however many watch. Its thread starts with the first watcher."""
-
-    def __init__(self, redis_url: str) -> None:
-        self._url = redis_url
-        self._watches: dict[str, set[Watch]] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self.connected = False
-
-    @contextmanager
-    def watch(self, job_id: str) -> Iterator[Watch]:
-        """Listen for a job: look at it inside the block, then ``wait``; nothing in between is missed."""
-        watch = Watch(self)
-        with self._lock:
-            self._watches.setdefault(job_id, set()).add(watch)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._listen_forever, name="follower", daemon=True)
-                self._thread.start()
-        try:
-            yield watch
-        finally:
-            with self._lock:
-                watching = self._watches[job_id]
-                watching.discard(watch)
-                if not watching:
-                    del self._watches[job_id]
-
-    def close(self) -> None:
-        """Wake everybody and stop."""
-        self._closed = True
-        self._ring_all()
-
-    def _ring_all(self) -> None:
-        with self._lock:
-            watches = [watch for watching in self._watches.values() for watch in watching]
-        for watch in watches:
-            watch.bell.set()
-
-    def _listen_forever(self) -> None:
-        while not self._closed:
-            try:
-                self._listen()
-            except redis.RedisError as error:
-                log.warning("not following events, Redis does not answer: %s", error)
-                self.connected = False
-                self._ring_all()
-                time.sleep(_LOOK_EVERY)
-
-    def _listen(self) -> None:
-        with connect(self._url, timeout=_TIMEOUT) as client, client.pubsub() as pubsub:
-            pubsub.subscribe(_WAKE)
-            while not self._closed:
-                message = pubsub.get_message(timeout=_LOOK_EVERY)
-                if message is None:
-                    continue
-                if message["type"] == "subscribe":
-                    self.connected = True
-                    self._ring_all()  # what happened before the subscription held is there to be read
-                    continue
-                with self._lock:
-                    watching = list(self._watches.get(message["data"].decode(), ()))
-                for watch in watching:
-                    watch.bell.set()
 
 
 @contextmanager

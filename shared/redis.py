@@ -5,20 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared.errors import ConfigurationError
 
 _SOCKET = "redis+socket://"
 
 
-def connect(url: str, *, timeout: float | None) -> Any:
+def connect(url: str, *, timeout: float | None, retry: bool = True) -> Any:
     """A ``redis.Redis`` that answers bytes; it connects on first use.
 
-    ``timeout`` in seconds bounds every command. Typed Any, as its own types mix sync and async answers.
+    ``timeout`` in seconds bounds every command; without ``retry``, a lost connection is told at once. Typed
+    Any, as its own types mix sync and async answers.
     """
     address = url.replace(_SOCKET, "unix://", 1) if url.startswith(_SOCKET) else url
     try:
-        return redis.Redis.from_url(address, socket_timeout=timeout, socket_connect_timeout=timeout)
+        return redis.Redis.from_url(
+            address,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            **({} if retry else {"retry": Retry(NoBackoff(), 0)}),
+        )
     except ValueError as error:
         raise ConfigurationError(f"QANVAS_REDIS_URL={url!r}: {error}") from None
 

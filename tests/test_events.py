@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from shared.errors import Unavailable
-from shared.events import Event, Events, Follower
+from shared.events import Event, Events
+from shared.following import Follower
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

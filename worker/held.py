@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from shared.events import Events
 from shared.jobs.records import Job
-from worker.engines.base import Progress, StopReason
+from worker.engines.base import Progress, Stopped, StopReason
 from worker.kiln.firing import Firing
 
 #: seconds between two progress events of a job; its first and last step are always told
 _TELL_EVERY = 0.05
+
+Value = TypeVar("Value")
 
 
 class Held:
@@ -32,6 +35,7 @@ class Held:
         self._stage = ""
         self._told = 0.0
         self._firing: Firing | None = None
+        self._look = threading.Event()  # set when ``wait`` has something to see
         self._lock = threading.Lock()
 
     def begun(self) -> None:
@@ -61,6 +65,15 @@ class Held:
                 self.reason = reason
             if self._firing is not None:
                 self._firing.stop(reason)
+        self._look.set()
+
+    def wait(self, future: Future[Value]) -> Value:
+        """What comes of it. Raises Stopped as soon as the job shall stop; the future goes on for others."""
+        future.add_done_callback(lambda _: self._look.set())
+        self._look.wait()
+        if self.reason is not None:
+            raise Stopped(self.reason)
+        return future.result()
 
     def fire(self, firing: Firing) -> None:
         """The kiln has the job now."""

@@ -7,12 +7,13 @@ import socket
 
 from shared.catalog.catalog import Catalog
 from shared.database import Database
-from shared.events import Events
+from shared.events import STOP, Events
 from shared.ids import new_id
 from shared.jobs.files import FileStore
 from shared.jobs.leases import Leases
 from shared.jobs.records import Worker
 from shared.jobs.store import JobStore
+from shared.listening import Listener
 from shared.queue import Tickets
 from shared.settings import Settings
 from shared.storage.factory import open_storage
@@ -48,6 +49,10 @@ class House:
         self.tickets = Tickets(settings)
         self.scratch = Scratch(settings.data / "scratch", self.id)
         self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
+        # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds
+        self.requests = Listener(
+            settings.redis_url, STOP, heard=lambda job_id: self.keeper.look(job_id.decode())
+        )
         self.upkeep = Upkeep(
             worker_id=self.id,
             every=settings.upkeep_seconds,
@@ -90,12 +95,14 @@ class House:
     def open(self) -> None:
         """Begin to heal, and to be seen."""
         self.keeper.start()
+        self.requests.start()
         self.upkeep.bury(self.scratch.dead)
         self.upkeep.start()
 
     def close(self) -> None:
         """Call when no ticket runs any more."""
         self.upkeep.close()
+        self.requests.close()
         self.keeper.close()
         self.kiln.close(timeout=5)
         self.tickets.close()

@@ -15,7 +15,7 @@ from worker.held import Held
 
 log = logging.getLogger(__name__)
 
-#: seconds between two renewals at most: how long a cancel may go unheard; and at least
+#: seconds between two renewals at most: how long a cancel goes unheard while Redis is away; and at least
 _LONGEST, _SHORTEST = 0.5, 0.2
 #: seconds between two signs of life of the worker itself, at most
 _HEARTBEAT = 2.0
@@ -31,7 +31,8 @@ class LeaseKeeper:
         self._heartbeat = max(_SHORTEST, min(_HEARTBEAT, lease_seconds / 3))
         self._held: dict[str, Held] = {}
         self._beat = 0.0
-        self._closed = threading.Event()
+        self._closed = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
 
     def start(self) -> None:
@@ -51,13 +52,19 @@ class LeaseKeeper:
         if self._held.get(held.job.id) is held:
             del self._held[held.job.id]
 
+    def look(self, job_id: str) -> None:
+        """Something was asked of this job: if it is held here, see at once what. Any thread."""
+        if job_id in self._held:
+            self._wake.set()
+
     def held(self) -> list[Held]:
         """The jobs that this process holds."""
         return list(self._held.values())
 
     def close(self) -> None:
         """Stop, and take the worker out of the list of those alive."""
-        self._closed.set()
+        self._closed = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         try:
@@ -66,7 +73,11 @@ class LeaseKeeper:
             log.warning("this worker stays listed until it is found silent: %s", error)
 
     def _keep(self) -> None:
-        while not self._closed.wait(self._every):
+        while True:
+            self._wake.wait(self._every)
+            self._wake.clear()
+            if self._closed:
+                return
             try:
                 self._renew()
                 if time.monotonic() - self._beat >= self._heartbeat:

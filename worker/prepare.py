@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.request import urlopen
@@ -20,14 +19,13 @@ from shared.jobs.store import JobStore
 from shared.settings import Settings
 from shared.storage.base import Storage
 from worker.checkpoints import Checkpoints
-from worker.engines.base import Progress, Work
+from worker.engines.base import Work
 from worker.engines.registry import engine_named
+from worker.fetching import Fetches, Report, Wait
 from worker.kiln.firing import Order
 
 #: the queue whose jobs run beside others instead of before those that come later
 TRAINING = "training"
-
-Report = Callable[[Progress], None]
 
 
 class Preparer:
@@ -42,11 +40,10 @@ class Preparer:
         self._files = files
         self._jobs = jobs
         self._checkpoints = Checkpoints(storage)
-        self._folders: dict[str, Path | None] = {}
-        self._fetching: dict[str, threading.Lock] = {}
+        self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report))
 
-    def order(self, job: Job, scratch: Path, report: Report) -> Order:
-        """What the kiln shall run; ``report`` hears of downloads.
+    def order(self, job: Job, scratch: Path, report: Report, wait: Wait = Future.result) -> Order:
+        """What the kiln shall run; ``report`` hears of downloads, and ``wait`` may give up waiting for them.
 
         Raises JobError (ModelUnavailable for what concerns the model), MissingExtra and Unavailable."""
         try:
@@ -65,26 +62,13 @@ class Preparer:
             ),
             model=model,
             model_key=key,
-            folder=self._folder(model, key, report),
+            folder=self._fetches.folder(key, model, report, wait),
             engine=engine_named(model.engine),
             scratch=scratch,
             resume=self._checkpoints.fetch(job.id, scratch / "resume") if job.attempt > 1 else None,
             background=job.queue == TRAINING,
             timeout=job.timeout,
         )
-
-    def _folder(self, model: Model, key: str, report: Report) -> Path | None:
-        """The model's files. Slots that want the same model at once wait for one to fetch it."""
-        with self._fetching.setdefault(key, threading.Lock()):
-            known = self._folders.get(key)
-            if key in self._folders and (known is None or known.is_dir()):
-                return known
-
-            def downloaded(done: int, total: int | None) -> None:
-                report(Progress("download", done, total))
-
-            folder = self._folders[key] = materialise(model, self._settings, self._storage, downloaded)
-            return folder
 
     def _local_input(self, job: Job, model: Model, folder: Path) -> dict[str, Any]:
         """The input with local paths instead of references to files."""

@@ -141,7 +141,11 @@ class Runner:
     def _attempt(self, held: Held) -> Ending | None:
         """How the attempt ended; None when it is no longer this worker's."""
         job = held.job
-        order = self._preparer.order(job, self._scratch.of(job.id, job.attempt), held.progress)
+        try:
+            scratch = self._scratch.of(job.id, job.attempt)
+            order = self._preparer.order(job, scratch, held.progress, held.wait)
+        except Stopped as stopped:
+            return self._ending(held, Outcome.of_error(stopped))
         firing = self._kiln.submit(order, held)
         held.fire(firing)
         for notice in firing.notices():

@@ -234,7 +234,9 @@ def delete_job(call: Call, id: str) -> Response:
 
 
 def tell(call: Call, job: Job) -> None:
-    """Wake those who watch a job that this request ended."""
+    """Let those who watch a job know that this request ended it, and its worker that it is to stop."""
+    if job.cancel_requested and not job.is_terminal:
+        call.services.events.ask_to_stop(job.id)
     if job.is_terminal:
         data = {"status": job.status.value}
         call.services.events.publish(job.id, "status", data)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from api.services import Services
+from shared.events import STOP
+from shared.listening import Listener
 from tests.api.helpers import Api, Hand, faults, jobs_there, png
 from tests.servers import wait_until
 
@@ -302,3 +304,18 @@ def test_of_many_jobs_one_bad_one_refuses_all(api: Api, services: Services) -> N
     assert list(faults(unknown)) == ["/jobs/0/prio"]
     keyed = api.post("/v1/jobs/bulk", {"jobs": jobs[:1]}, headers={"Idempotency-Key": "x"})
     assert keyed.status_code == 422 and jobs_there(services) == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_worker_is_told_at_once_that_its_job_was_canceled(api: Api, hand: Hand, services: Services) -> None:
+    heard: list[bytes] = []
+    listener = Listener(services.settings.redis_url, STOP, heard.append)
+    listener.start()
+    wait_until(lambda: listener.connected, what="the subscription")
+    id = api.submit(group="g")["id"]
+    hand.claim()
+    assert api.post(f"/v1/jobs/{id}/cancel").status_code == 202
+    wait_until(lambda: heard == [id.encode()], what="word of the cancel")
+    assert api.post("/v1/groups/g/cancel").status_code == 202
+    wait_until(lambda: heard == [id.encode()] * 2, what="word of the group's cancel")
+    listener.close()

@@ -185,15 +185,38 @@ def test_a_job_canceled_while_it_waits_never_starts(bench: Bench) -> None:
     assert log == []
 
 
+def test_a_job_canceled_while_its_model_is_loaded_ends_at_once_and_the_model_is_there_for_the_next(
+    bench: Bench,
+) -> None:
+    loading, gate = threading.Event(), threading.Event()
+
+    def on_load(model: str) -> None:
+        loading.set()
+        assert gate.wait(30)
+
+    bench.engine.on_load = on_load
+    log: list[str] = []
+    canceled, next_one = bench.submit(steps(1, log, "canceled")), bench.submit(steps(1, log, "next"))
+    assert loading.wait(10)
+    canceled.stop(StopReason.CANCELED)
+    assert isinstance(canceled.wait().error, Stopped), "it waited for the model"
+    assert not gate.is_set()
+    gate.set()
+    assert next_one.wait().error is None
+    assert bench.engine.loads == ["m"] and log == ["next"]
+
+
 def test_a_lost_lease_counts_more_than_a_cancel_or_a_drain(bench: Bench) -> None:
-    gate = threading.Event()
+    began, gate = threading.Event(), threading.Event()
 
     def body(work: Work, context: Context) -> Result:
+        began.set()
         gate.wait(10)
         context.boundary()
         return Result()
 
     firing = bench.submit(body)
+    assert began.wait(10)
     for reason in (StopReason.DRAINING, StopReason.LOST, StopReason.CANCELED):
         firing.stop(reason)
     gate.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from shared.catalog.models import Model
 from worker.engines.base import Device, Engine, Image, Progress, Result, Stopped, StopReason, Work
-from worker.kiln.baton import JobThread
+from worker.kiln.baton import JobThread, JobThreads
 
 
 class Watcher(Protocol):
@@ -97,13 +98,30 @@ class Firing:
         self.deadline: float | None = None
         self.load_seconds = 0.0
         self.thread: JobThread | None = None
+        #: what computing came to; the engine thread makes it the outcome
+        self.computed: Outcome | None = None
         self.outcome: Outcome | None = None
+        self._lock = threading.Lock()
         self._notices: queue.SimpleQueue[Preview | Checkpoint | None] = queue.SimpleQueue()
 
     def stop(self, reason: StopReason) -> None:
-        """End the job at its next boundary, or before it starts. Any thread may ask, more than once."""
-        if self.stop_reason is None or _WEIGHT[reason] > _WEIGHT[self.stop_reason]:
-            self.stop_reason = reason
+        """End the job at its next boundary. Any thread may ask, more than once.
+
+        One that does not compute yet ends here and now: it waits for nobody's turn, and for no model that
+        is being loaded."""
+        with self._lock:
+            if self.stop_reason is None or _WEIGHT[reason] > _WEIGHT[self.stop_reason]:
+                self.stop_reason = reason
+            waits = self.thread is None
+        if waits:
+            self.end(Outcome.of_error(Stopped(reason)))
+
+    def begin(self, body: Callable[[], None], threads: JobThreads) -> None:
+        """Take a thread that will compute. Raises Stopped when the job was stopped before."""
+        with self._lock:
+            if self.stop_reason is not None:
+                raise Stopped(self.stop_reason)
+            self.thread = threads.take(body)
 
     def notices(self) -> Iterator[Preview | Checkpoint]:
         """What the job hands out on its way. Ends when the job has: then there is an ``outcome``."""
@@ -121,9 +139,12 @@ class Firing:
         """Hand a notice to the reader of ``notices``."""
         self._notices.put(notice)
 
-    def end(self) -> None:
-        """Let the reader have the ``outcome``; nothing comes after this."""
-        self._notices.put(None)
+    def end(self, outcome: Outcome) -> None:
+        """Let the reader have the outcome; what comes after this does not count."""
+        with self._lock:
+            if self.outcome is None:
+                self.outcome = outcome
+                self._notices.put(None)
 
     @property
     def shall_stop(self) -> StopReason | None:

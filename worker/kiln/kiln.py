@@ -86,14 +86,14 @@ class Kiln:
             try:
                 self._start(firing)
             except (Exception, Stopped) as error:  # noqa: BLE001 - whoever ordered the job gets it
-                firing.outcome = Outcome.of_error(error)
-                self._end(firing)
+                self._end(firing, Outcome.of_error(error))
                 return
         assert firing.thread is not None
         if firing.thread.give():
             self._threads.keep(firing.thread)
             self._residency.unpin(firing.order.model_key)
-            self._end(firing)
+            assert firing.computed is not None
+            self._end(firing, firing.computed)
 
     def _start(self, firing: Firing) -> None:
         if (reason := firing.shall_stop) is not None:
@@ -108,13 +108,17 @@ class Kiln:
             firing.load_seconds = time.monotonic() - began
         if order.timeout is not None:
             firing.deadline = time.monotonic() + order.timeout
-        firing.thread = self._threads.take(_Body(firing, resident.loaded, self.device))
+        try:
+            firing.begin(_Body(firing, resident.loaded, self.device), self._threads)
+        except Stopped:
+            self._residency.unpin(order.model_key)  # what was loaded is there for others
+            raise
 
-    def _end(self, firing: Firing) -> None:
+    def _end(self, firing: Firing, outcome: Outcome) -> None:
         self._firings.remove(firing)
-        if firing.outcome is not None and isinstance(firing.outcome.error, OutOfMemory):
+        if isinstance(outcome.error, OutOfMemory):
             self._evict(down_to=0)  # the next attempt shall find what room there can be
-        firing.end()
+        firing.end(outcome)
 
     def _load(self, order: Order) -> Resident:
         """Load a model, pinned. Raises what ``Engine.load`` raises; out of memory only after a second try."""
@@ -150,9 +154,9 @@ class _Body:
         order = firing.order
         try:
             result = order.engine.run(self._loaded, order.work, JobContext(firing, self._device))
-            firing.outcome = Outcome(result=result, load_seconds=firing.load_seconds)
+            firing.computed = Outcome(result=result, load_seconds=firing.load_seconds)
         except BaseException as error:  # noqa: BLE001 - whoever ordered the job gets it
-            firing.outcome = Outcome.of_error(error, firing.load_seconds)
+            firing.computed = Outcome.of_error(error, firing.load_seconds)
 
 
 def _candidate(firing: Firing) -> Candidate:

@@ -1,0 +1,151 @@
+"""Being asked to stop: heard at once where Redis answers, and wherever the job is on its way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.catalog.hub import OnProgress
+from shared.catalog.models import Builtin, Model
+from shared.database import Database
+from shared.events import STOP
+from shared.jobs.records import Worker
+from shared.listening import Listener
+from tests.servers import Valkey, wait_until
+from tests.worker.conftest import Shop
+from worker.engines.base import Progress, Stopped, StopReason
+from worker.fetching import Fetches
+from worker.held import Held
+from worker.lease import LeaseKeeper
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+MODEL = Model(id="m", task="t", engine="e", source=Builtin(), input_schema={}, output="image/png")
+
+
+@pytest.fixture
+def held(shop: Shop) -> Held:
+    """A job that a worker runs."""
+    shop.draw()
+    [job] = shop.leases.claim("wrk_1", "default")
+    return Held(job, shop.events, begin=lambda job_id: None)
+
+
+@pytest.fixture
+def keeper(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]:
+    """One that renews once a minute, so that whatever it hears, it was told."""
+    monkeypatch.setattr("worker.lease._LONGEST", 60.0)
+    me = Worker(id="wrk_1", host="here", pid=1, device="cpu", slots=1, queues=("default",))
+    keeper = LeaseKeeper(shop.leases, 600.0, lambda: me)
+    keeper.start()
+    yield keeper
+    keeper.close()
+
+
+def test_a_worker_hears_of_a_cancel_without_waiting_for_a_renewal(
+    shop: Shop, held: Held, keeper: LeaseKeeper
+) -> None:
+    listener = Listener(shop.settings.redis_url, STOP, heard=lambda job_id: keeper.look(job_id.decode()))
+    listener.start()
+    wait_until(lambda: listener.connected, what="the subscription")
+    keeper.hold(held)
+    shop.jobs.cancel(held.job.id)
+    shop.events.ask_to_stop(held.job.id)
+    wait_until(lambda: held.reason is StopReason.CANCELED, what="the cancel to be heard")
+    listener.close()
+
+
+def test_word_of_a_cancel_that_the_database_does_not_know_stops_nothing(
+    shop: Shop, held: Held, keeper: LeaseKeeper, database: Database
+) -> None:
+    keeper.hold(held)
+    before = shop.jobs.get(held.job.id)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(keeper.look, [held.job.id, "job_of_another"]))
+    held.latest = {"stage": "draw", "step": 1, "total": 2, "fraction": 0.5}
+    keeper.look(held.job.id)
+    wait_until(lambda: shop.jobs.get(held.job.id).progress is not None, what="a renewal")
+    assert held.reason is None and shop.jobs.get(held.job.id).status is before.status
+
+
+def test_a_listener_comes_back_when_redis_was_killed_and_says_so(shop: Shop, valkey: Valkey) -> None:
+    heard: list[bytes] = []
+    changes: list[bool] = []
+    listener = Listener(shop.settings.redis_url, STOP, heard.append, changes.append)
+    listener.start()
+    wait_until(lambda: changes == [True], what="the subscription")
+    valkey.kill()
+    wait_until(lambda: changes == [True, False], what="the loss to be noticed")
+    valkey.start()
+    wait_until(lambda: changes == [True, False, True], what="the subscription to hold again")
+    shop.events.ask_to_stop("job_1")
+    wait_until(lambda: heard == [b"job_1"], what="the message")
+    listener.close()
+
+
+def test_a_listener_notices_that_redis_hangs(shop: Shop, valkey: Valkey) -> None:
+    listener = Listener(shop.settings.redis_url, STOP, heard=lambda message: None)
+    listener.start()
+    wait_until(lambda: listener.connected, what="the subscription")
+    valkey.pause()
+    try:
+        wait_until(lambda: not listener.connected, what="the silence to be noticed")
+    finally:
+        valkey.resume()
+    wait_until(lambda: listener.connected, what="the subscription to hold again")
+    listener.close()
+
+
+class SlowFetch:
+    """A download that takes as long as the test wants."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls = 0
+        self.goes_on = threading.Event()
+
+    def __call__(self, model: Model, report: OnProgress) -> Path:
+        self.calls += 1
+        report(1, 2)
+        assert self.goes_on.wait(30)
+        return self.folder
+
+
+def test_a_job_canceled_while_its_model_is_fetched_ends_at_once_and_the_others_get_it(
+    shop: Shop, held: Held, tmp_path: Path
+) -> None:
+    shop.draw()
+    other = Held(shop.leases.claim("wrk_1", "default")[0], shop.events, begin=lambda job_id: None)
+    fetch = SlowFetch(tmp_path)
+    fetches = Fetches(fetch)
+    told: list[Progress] = []
+
+    def wants(one: Held) -> Any:
+        return fetches.folder("m", MODEL, told.append, one.wait)
+
+    with ThreadPoolExecutor() as pool:
+        canceled, waiting = pool.submit(wants, held), pool.submit(wants, other)
+        wait_until(lambda: told, what="progress")
+        held.stop(StopReason.CANCELED)
+        with pytest.raises(Stopped):
+            canceled.result(timeout=30)
+        assert not fetch.goes_on.is_set()
+        fetch.goes_on.set()
+        assert waiting.result(timeout=30) == tmp_path
+        assert wants(other) == tmp_path
+    assert fetch.calls == 1 and set(told) == {Progress("download", 1, 2)}
+
+
+def test_a_fetch_that_failed_is_tried_again(shop: Shop, held: Held) -> None:
+    def fails(model: Model, report: OnProgress) -> Path:
+        raise OSError("no room")
+
+    fetches = Fetches(fails)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no room"):
+            fetches.folder("m", MODEL, lambda progress: None, held.wait)

@@ -1,0 +1,68 @@
+"""The files of models, brought here once for all the jobs that wait for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from shared.catalog.hub import OnProgress
+from shared.catalog.models import Model
+from worker.engines.base import Progress
+
+Report = Callable[[Progress], None]
+#: waits for the files; may give up, by raising, while they still come
+Wait = Callable[["Future[Path | None]"], "Path | None"]
+
+
+class _Fetch:
+    def __init__(self, report: Report) -> None:
+        self.folder: Future[Path | None] = Future()
+        #: those who wait hear how far it is
+        self.reports = [report]
+
+
+class Fetches:
+    """Each fetch has a thread of its own: a job that is canceled meanwhile ends, others get the files."""
+
+    def __init__(self, fetch: Callable[[Model, OnProgress], Path | None]) -> None:
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._known: dict[str, Path | None] = {}
+        self._running: dict[str, _Fetch] = {}
+
+    def folder(self, key: str, model: Model, report: Report, wait: Wait) -> Path | None:
+        """The model's files, None for a model without any. Raises what ``fetch`` and ``wait`` raise."""
+        with self._lock:
+            known = self._known.get(key)
+            if key in self._known and (known is None or known.is_dir()):
+                return known
+            if (fetch := self._running.get(key)) is not None:
+                fetch.reports.append(report)
+            else:
+                fetch = self._running[key] = _Fetch(report)
+                threading.Thread(
+                    target=self._run, args=(key, model, fetch), name=f"fetch {model.id}", daemon=True
+                ).start()
+        try:
+            return wait(fetch.folder)
+        finally:
+            fetch.reports.remove(report)
+
+    def _run(self, key: str, model: Model, fetch: _Fetch) -> None:
+        def downloaded(done: int, total: int | None) -> None:
+            for report in tuple(fetch.reports):
+                report(Progress("download", done, total))
+
+        try:
+            folder = self._fetch(model, downloaded)
+        except Exception as error:  # noqa: BLE001 - those who wait get it
+            with self._lock:
+                del self._running[key]
+            fetch.folder.set_exception(error)
+        else:
+            with self._lock:
+                del self._running[key]
+                self._known[key] = folder
+            fetch.folder.set_result(folder)
