@@ -41,7 +41,7 @@ def job(
         "object": "job",
         "task": record.task,
         "model": record.model,
-        "status": record.status.value,
+        "status": record.shown_status.value,
         "priority": record.priority,
         "input": record.input,
         "progress": _progress(progress or record.progress) if record.status is Status.RUNNING else None,

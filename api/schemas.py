@@ -131,6 +131,13 @@ WAITING: Schema = record(
     },
     estimate={"type": ["number", "null"], "minimum": 0, "description": "Seconds until it starts."},
 )
+WAITING = {
+    **WAITING,
+    "properties": {
+        **WAITING["properties"],
+        "due_at": {**_TIME, "description": "With `retry-backoff`: the next attempt is not before this time."},
+    },
+}
 
 ERROR: Schema = record(
     "How a job ended badly.",

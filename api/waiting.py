@@ -54,6 +54,9 @@ def _waiting(services: Services, job: Job, *, most: int | None) -> dict[str, Any
 
 def _reason(services: Services, job: Job) -> dict[str, Any] | None:
     """The contract's ``waiting``, its position not yet counted; None for a job that does not wait."""
+    if job.backs_off:
+        due_at = present.time(job.due_at)
+        return {"reason": "retry-backoff", "position": None, "estimate": None, "due_at": due_at}
     if job.status is Status.SCHEDULED:
         reason = "scheduled"
     elif job.status is not Status.QUEUED:

@@ -103,6 +103,13 @@ SETTINGS: tuple[Setting, ...] = (
         _positive,
     ),
     Setting("max_attempts", "3", "Attempts a job gets when it does not say.", _count),
+    Setting(
+        "retry_base_seconds",
+        "2",
+        "Longest wait before a failed job's second attempt; it doubles with each one. The wait is random.",
+        _positive,
+    ),
+    Setting("retry_cap_seconds", "300", "Longest wait before any attempt.", _positive),
     Setting("upkeep_seconds", "2", "Time between two rounds of upkeep.", _positive),
     Setting("drain_seconds", "20", "Grace for running jobs when a worker is told to stop.", _positive),
     Setting("api_threads", "64", "Requests one API process answers at once.", _count),
@@ -136,6 +143,8 @@ class Settings:
     memory_bytes: int
     lease_seconds: float
     max_attempts: int
+    retry_base_seconds: float
+    retry_cap_seconds: float
     upkeep_seconds: float
     drain_seconds: float
     api_threads: int

@@ -20,6 +20,6 @@ def announce(events: Events, job: Job) -> None:
             "url": f"/v1/outputs/{output.id}",
         }
         events.publish(job.id, "output", shown)
-    events.publish(job.id, "status", {"status": job.status.value})
+    events.publish(job.id, "status", {"status": job.shown_status.value})
     if job.is_terminal:
         events.publish(job.id, "done", {"status": job.status.value})

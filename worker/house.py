@@ -9,6 +9,7 @@ from shared.catalog.catalog import Catalog
 from shared.database import Database
 from shared.events import STOP, Events
 from shared.ids import new_id
+from shared.jobs.backoff import Backoff
 from shared.jobs.files import FileStore
 from shared.jobs.leases import Leases
 from shared.jobs.records import Worker
@@ -41,7 +42,8 @@ class House:
         catalog = Catalog(settings, self.database)
         device = find_device(settings.device)
         jobs = JobStore(self.database)
-        leases = Leases(self.database, settings.lease_seconds)
+        backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
+        leases = Leases(self.database, settings.lease_seconds, backoff)
         results, checkpoints = Results(storage), Checkpoints(storage)
         self.device = device.name
         self.kiln = Kiln(device, memory_budget(device, settings.memory_bytes))

@@ -11,6 +11,7 @@ from shared.errors import NotFound, Unavailable
 from shared.events import Events
 from shared.jobs.leases import Leases
 from shared.jobs.records import Job
+from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.queue import Tickets
 from worker.announce import announce
@@ -112,6 +113,8 @@ class Upkeep:
 
     def _announce(self, job: Job) -> None:
         announce(self._events, job)
+        if job.status is Status.QUEUED:
+            self._tickets.send(job.queue)
         if job.is_terminal:
             self._checkpoints.forget(job.id)
 

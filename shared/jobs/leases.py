@@ -15,6 +15,7 @@ from shared.database import Database
 from shared.errors import LeaseLost
 from shared.ids import new_id
 from shared.jobs import transitions
+from shared.jobs.backoff import Backoff
 from shared.jobs.records import (
     Ending,
     Failed,
@@ -36,9 +37,10 @@ _CANCELED = {"type": "canceled", "message": "canceled while it ran", "retryable"
 class Leases:
     """A worker's hold on jobs. Every method is one transaction."""
 
-    def __init__(self, database: Database, lease_seconds: float) -> None:
+    def __init__(self, database: Database, lease_seconds: float, backoff: Backoff | None = None) -> None:
         self._database = database
         self._seconds = lease_seconds
+        self._backoff = backoff or Backoff()
 
     def claim(self, worker_id: str, queue: str, *, limit: int = 1) -> list[Job]:
         """Take up to ``limit`` of the best queued jobs: highest priority first, then oldest.
@@ -98,7 +100,8 @@ class Leases:
         """Write how attempts ended, in one transaction; a result for each, in order.
 
         A LeaseLost says that the attempt is no longer this worker's: nothing was written for it, and the
-        files it stored are the caller's to remove. A retryable failure with attempts left is queued again."""
+        files it stored are the caller's to remove. A retryable failure with attempts left runs again after a
+        random wait that grows with the attempts; a job that is handed back, at once."""
         results: dict[int, Job | LeaseLost] = {}
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -118,16 +121,18 @@ class Leases:
     def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:
         """Take the attempt out of ``running``; None when it was not this worker's any more."""
         step, values = _step_of(finish.ending)
-        this = jobs.c.id == finish.job_id
-        rows = []
-        if step == "try-again":
-            again = (this, jobs.c.attempts < jobs.c.max_attempts, jobs.c.cancel_requested_at.is_(None))
-            rows = transitions.apply(connection, step, *again, now=now, fence=finish.attempt, **values)
-            step = "fail"
-        elif step == "hand-back":
-            rows = transitions.apply(connection, step, this, now=now, fence=finish.attempt, **values)
-        if rows or step == "hand-back":
-            return rows[0] if rows else None
+        if step in ("back-off", "hand-back"):
+            held = sa.select(jobs).where(
+                jobs.c.id == finish.job_id, jobs.c.attempt == finish.attempt, status_in(Status.RUNNING)
+            )
+            if (row := connection.execute(held.with_for_update()).one_or_none()) is None:
+                return None
+            if step == "hand-back":
+                values["attempts"] = row.attempts - 1
+            elif row.attempts < row.max_attempts and row.cancel_requested_at is None:
+                values["due_at"] = now + self._backoff.delay(row.attempts)
+            else:
+                step = "fail"
         return transitions.apply_to_one(
             connection, step, finish.job_id, now=now, fence=finish.attempt, **values
         )
@@ -165,10 +170,10 @@ class Leases:
                 if row.id in begun or row.cancel_requested_at is not None:
                     moved += self._lost(connection, row, now)
                     continue
-                step, values = _step_of(HandedBack())
-                this = jobs.c.id == row.id
-                back = transitions.apply(connection, step, this, now=now, fence=row.attempt, **values)
-                moved += map(transitions.record, back)
+                back = transitions.apply_to_one(
+                    connection, "hand-back", row.id, now=now, fence=row.attempt, attempts=row.attempts - 1
+                )
+                moved += [] if back is None else [transitions.record(back)]
         return moved
 
     def _lost(self, connection: Connection, row: Row[Any], now: float) -> list[Job]:
@@ -190,10 +195,10 @@ class Leases:
         return list(map(transitions.record, moved))
 
     def wake_due(self) -> list[Job]:
-        """Queue the scheduled jobs whose time has come."""
+        """Queue the scheduled jobs whose time has come, for the first or a further attempt."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            rows = transitions.apply(connection, "wake", jobs.c.run_at <= now, now=now)
+            rows = transitions.apply(connection, "wake", jobs.c.due_at <= now, now=now)
         return list(map(transitions.record, rows))
 
     def expire(self) -> list[Job]:
@@ -304,11 +309,11 @@ def _step_of(ending: Ending) -> tuple[str, dict[str, Any]]:
             return "succeed", {"result": ending.result, "load_seconds": ending.load_seconds, "error": None}
         case Failed():
             error = {"type": ending.type, "message": ending.message, "retryable": ending.retryable}
-            return "try-again" if ending.retryable else "fail", {
+            return "back-off" if ending.retryable else "fail", {
                 "error": error,
                 "traceback": ending.traceback,
             }
         case StoppedOnRequest():
             return "stop", {"error": _CANCELED}
         case HandedBack():
-            return "hand-back", {"attempts": jobs.c.attempts - 1}
+            return "hand-back", {}

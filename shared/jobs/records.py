@@ -82,6 +82,8 @@ class Job:
     load_seconds: float | None
     created_at: float
     run_at: float | None
+    #: when a scheduled job may be queued, for the first time or again; None where its time plays no part
+    due_at: float | None
     expires_at: float | None
     queued_at: float | None
     started_at: float | None
@@ -91,6 +93,16 @@ class Job:
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def backs_off(self) -> bool:
+        """Whether an attempt failed and the next one is not due yet."""
+        return self.status is Status.SCHEDULED and self.attempt > 0
+
+    @property
+    def shown_status(self) -> Status:
+        """The status that clients see: to them a retry goes from running to queued."""
+        return Status.QUEUED if self.backs_off else self.status
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    SCHEDULED = "scheduled"  #: not yet due
+    SCHEDULED = "scheduled"  #: not yet due, be it for the first time or after an attempt that failed
     QUEUED = "queued"  #: may be claimed
     RUNNING = "running"  #: a worker holds the lease
     SUCCEEDED = "succeeded"
@@ -40,6 +40,7 @@ TRANSITIONS: Mapping[str, Transition] = {
     "succeed": _step(Status.RUNNING, to=Status.SUCCEEDED, fenced=True),
     "fail": _step(Status.RUNNING, to=Status.FAILED, fenced=True),
     "try-again": _step(Status.RUNNING, to=Status.QUEUED, fenced=True),
+    "back-off": _step(Status.RUNNING, to=Status.SCHEDULED, fenced=True),
     "hand-back": _step(Status.RUNNING, to=Status.QUEUED, fenced=True),
     "cancel": _step(Status.SCHEDULED, Status.QUEUED, to=Status.CANCELED),
     "stop": _step(Status.RUNNING, to=Status.CANCELED, fenced=True),

@@ -22,7 +22,7 @@ from shared.ids import is_id, new_id
 from shared.jobs import transitions
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
 from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import jobs, outputs, status_in
+from shared.jobs.tables import jobs, outputs, shown_status, status_in
 
 
 class JobStore:
@@ -82,7 +82,7 @@ class JobStore:
         """A page of jobs, newest first. Raises InvalidInput for a cursor that no page gave."""
         if cursor is not None and not is_id("job", cursor):
             raise InvalidInput([FieldError("/cursor", "must be the next_cursor of an earlier page")])
-        wanted = {jobs.c.status: status, jobs.c.task: task, jobs.c.model: model, jobs.c.group_name: group}
+        wanted = {shown_status: status, jobs.c.task: task, jobs.c.model: model, jobs.c.group_name: group}
         where = [jobs.c.tenant == tenant] + [
             column == value for column, value in wanted.items() if value is not None
         ]
@@ -135,8 +135,8 @@ class JobStore:
         return touched
 
     def counts(self, *, tenant: str | None = None, group: str | None = None) -> dict[str, int]:
-        """How many jobs there are in each status; statuses without any are left out."""
-        query = sa.select(jobs.c.status, sa.func.count()).group_by(jobs.c.status)
+        """How many jobs there are in each status that clients see; those without any are left out."""
+        query = sa.select(shown_status, sa.func.count()).group_by(shown_status)
         if tenant is not None:
             query = query.where(jobs.c.tenant == tenant)
         if group is not None:
@@ -249,6 +249,7 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "timeout": new.timeout,
         "created_at": now,
         "run_at": new.run_at,
+        "due_at": new.run_at if scheduled else None,
         "expires_at": None if new.expires_in is None else now + new.expires_in,
         "queued_at": None if scheduled else now,
     }

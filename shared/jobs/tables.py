@@ -48,6 +48,7 @@ jobs = sa.Table(
     sa.Column("load_seconds", sa.Double),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("run_at", sa.Double),
+    sa.Column("due_at", sa.Double),
     sa.Column("expires_at", sa.Double),
     sa.Column("queued_at", sa.Double),
     sa.Column("started_at", sa.Double),
@@ -64,6 +65,11 @@ def status_in(*statuses: Status) -> sa.ColumnElement[bool]:
     return jobs.c.status == literals[0] if len(literals) == 1 else jobs.c.status.in_(literals)
 
 
+#: the status that clients see: a job that waits for its next attempt is ``queued`` to them
+shown_status: sa.ColumnElement[str] = sa.case(
+    (sa.and_(status_in(Status.SCHEDULED), jobs.c.attempt > 0), Status.QUEUED.value), else_=jobs.c.status
+)
+
 _queued = status_in(Status.QUEUED)
 _running = status_in(Status.RUNNING)
 _due = status_in(Status.SCHEDULED)
@@ -77,7 +83,7 @@ sa.Index(
     postgresql_where=_queued,
 )
 sa.Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)
-sa.Index("ix_jobs_due", jobs.c.run_at, sqlite_where=_due, postgresql_where=_due)
+sa.Index("ix_jobs_due", jobs.c.due_at, sqlite_where=_due, postgresql_where=_due)
 sa.Index(
     "ix_jobs_expiry",
     jobs.c.expires_at,

@@ -107,7 +107,9 @@ def _implied(transition: Transition, now: object) -> dict[str, Any]:
     if Status.RUNNING in transition.sources:
         implied |= {"lease_until": None, "progress": None}
     if transition.target is Status.QUEUED:
-        implied |= {"queued_at": now, "worker": None}
+        implied |= {"queued_at": now, "worker": None, "due_at": None}
+    if transition.target is Status.SCHEDULED:
+        implied |= {"worker": None}
     if transition.target in TERMINAL:
         implied |= {"finished_at": now}
     return implied
@@ -149,6 +151,7 @@ def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
         load_seconds=row.load_seconds,
         created_at=row.created_at,
         run_at=row.run_at,
+        due_at=row.due_at,
         expires_at=row.expires_at,
         queued_at=row.queued_at,
         started_at=row.started_at,

@@ -10,6 +10,7 @@ import pytest
 
 from shared.database import Database
 from shared.errors import LeaseLost
+from shared.jobs.backoff import Backoff
 from shared.jobs.leases import Leases
 from shared.jobs.models import TrainedModels
 from shared.jobs.records import (
@@ -25,6 +26,7 @@ from shared.jobs.records import (
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from tests.jobs.factory import new_job, new_output, submit
+from tests.servers import wait_until
 
 LEASE = 30.0
 
@@ -36,7 +38,13 @@ def store(database: Database) -> JobStore:
 
 @pytest.fixture
 def leases(database: Database) -> Leases:
-    return Leases(database, lease_seconds=LEASE)
+    return Leases(database, lease_seconds=LEASE, backoff=Backoff(base=0.05))
+
+
+def claim_when_due(leases: Leases) -> Job:
+    wait_until(leases.wake_due, what="the retry to be due")
+    [job] = leases.claim("wrk_1", "default")
+    return job
 
 
 @pytest.fixture
@@ -164,8 +172,8 @@ def test_a_retryable_failure_runs_again_until_its_attempts_are_used_up(
     [job] = leases.claim("wrk_1", "default")
     again = end(leases, job, failure)
     assert isinstance(again, Job)
-    assert again.status is Status.QUEUED
-    [job] = leases.claim("wrk_1", "default")
+    assert (again.status, again.shown_status) == (Status.SCHEDULED, Status.QUEUED)
+    job = claim_when_due(leases)
     over = end(leases, job, failure)
     assert isinstance(over, Job)
     assert (over.status, over.attempts) == (Status.FAILED, 2)

@@ -26,7 +26,7 @@ from shared.storage.factory import open_storage
 from tests.servers import Qanvas, wait_until
 
 #: short, so that tests need not wait for what dies
-LEASE, UPKEEP = 1.5, 0.3
+LEASE, UPKEEP, RETRY = 1.5, 0.3, 0.2
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Shop:
 
 @pytest.fixture
 def shop(settings: Settings, database: Database, qanvas: Callable[..., Qanvas]) -> Iterator[Shop]:
-    settings = settings.with_(lease_seconds=LEASE, upkeep_seconds=UPKEEP)
+    settings = settings.with_(lease_seconds=LEASE, upkeep_seconds=UPKEEP, retry_base_seconds=RETRY)
     tickets, events = Tickets(settings), Events(settings.redis_url)
     yield Shop(
         settings,
