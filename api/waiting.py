@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from api import present
 from api.services import FAR, Accepted, Services
+from shared.jobs import present
 from shared.jobs.records import Job
 from shared.jobs.states import Status
 

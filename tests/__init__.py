@@ -1,0 +1,1 @@
+"""Real parts under test: real databases, a real Valkey, real processes."""
