@@ -12,9 +12,12 @@ import click
 from cli.client import Client
 
 
-def inputs_from(client: Client, model: str, words: Sequence[str]) -> dict[str, Any]:
+def inputs_from(client: Client, model: str, words: Sequence[str], task: str | None = None) -> dict[str, Any]:
     """The input object. A file (``KEY=@PATH``) is uploaded and its id put in its place."""
-    properties = client.model(model)["input_schema"].get("properties", {})
+    known = client.model(model)
+    if task is not None and task not in known["tasks"]:
+        raise click.UsageError(f"{model} does {', '.join(known['tasks'])}")
+    properties = known["input_schemas"][task or known["task"]].get("properties", {})
     found: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")

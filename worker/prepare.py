@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.request import urlopen
 
 from shared.catalog.catalog import Catalog
 from shared.catalog.fetch import materialise
-from shared.catalog.models import Model
+from shared.catalog.models import Hub, Model
 from shared.errors import JobError, ModelUnavailable, NotFound
 from shared.ids import is_id
 from shared.jobs.files import FileStore
@@ -22,10 +24,14 @@ from worker.checkpoints import Checkpoints
 from worker.engines.base import Work
 from worker.engines.registry import engine_named
 from worker.fetching import Fetches, Report, Wait
+from worker.fitting import with_pictures
 from worker.kiln.firing import Order
 
 #: the queue whose jobs run beside others instead of before those that come later
 TRAINING = "training"
+
+#: brings the files of a model, or of something that belongs to one
+Fetch = Callable[[Model], Path | None]
 
 
 class Preparer:
@@ -52,23 +58,36 @@ class Preparer:
             raise ModelUnavailable(
                 f"model {job.model} is not in this worker's catalog", retryable=False
             ) from None
-        key = f"{model.id}|{model.source!r}"
+        if job.task not in model.schemas:
+            raise ModelUnavailable(f"model {job.model} does no {job.task} any more", retryable=False)
+
+        def fetch(part: Model) -> Path | None:
+            return self._fetches.folder(f"{part.id}|{part.source!r}", part, report, wait)
+
+        model = _with_controlnet(model.doing(job.task), fetch)
         return Order(
             work=Work(
                 job_id=job.id,
                 task=job.task,
-                input=self._local_input(job, model, scratch / "inputs"),
+                input=self._input(job, model, scratch / "inputs", fetch),
                 attempt=job.attempt,
             ),
             model=model,
-            model_key=key,
-            folder=self._fetches.folder(key, model, report, wait),
+            model_key=f"{model.id}|{model.source!r}|{model.controlnet!r}",
+            folder=fetch(model),
             engine=engine_named(model.engine),
             scratch=scratch,
             resume=self._checkpoints.fetch(job.id, scratch / "resume") if job.attempt > 1 else None,
             background=job.queue == TRAINING,
             timeout=job.timeout,
         )
+
+    def _input(self, job: Job, model: Model, folder: Path, fetch: Fetch) -> dict[str, Any]:
+        """The input as the engine reads it: files and adapters are local paths, pictures are opened."""
+        given = with_pictures(self._local_input(job, model, folder), model.input_schema)
+        if loras := given.get("loras"):
+            given["loras"] = [{**lora, "path": str(_lora(model, lora["name"], fetch))} for lora in loras]
+        return given
 
     def _local_input(self, job: Job, model: Model, folder: Path) -> dict[str, Any]:
         """The input with local paths instead of references to files."""
@@ -110,3 +129,27 @@ class Preparer:
             return file.key, PurePosixPath(file.filename).suffix
         output = self._jobs.output(reference, tenant=job.tenant)
         return output.key, PurePosixPath(output.key).suffix
+
+
+def _lora(model: Model, name: str, fetch: Fetch) -> Path:
+    """The file of an adapter's weights."""
+    if (source := model.loras.get(name)) is None:
+        raise ModelUnavailable(f"model {model.id} has no LoRA {name} any more", retryable=False)
+    folder = fetch(model.part(f"LoRA {name}", source)) or Path()
+    named = source.file if isinstance(source, Hub) else ""
+    files = [folder / named] if named else sorted(folder.rglob("*.safetensors"))
+    if len(files) != 1:
+        raise ModelUnavailable(
+            f"model {model.id}: LoRA {name} has {len(files)} files of weights in {folder}; leave one there, "
+            "or name it as `file` in the catalog",
+            retryable=False,
+        )
+    return files[0]
+
+
+def _with_controlnet(model: Model, fetch: Fetch) -> Model:
+    """The model with the folder of its ControlNet, if it has one, among what the engine reads."""
+    if model.controlnet is None:
+        return model
+    folder = fetch(model.part("ControlNet", model.controlnet))
+    return replace(model, options={**model.options, "controlnet": str(folder)})

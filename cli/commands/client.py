@@ -18,6 +18,7 @@ from cli.progress import watch
 @click.command()
 @click.argument("model")
 @click.argument("inputs", nargs=-1, metavar="KEY=VALUE...")
+@click.option("--task", help="One of the model's tasks; its own where it is left out.")
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write its output here; waits.")
 @click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent, 5 the default.")
@@ -25,6 +26,7 @@ from cli.progress import watch
 def submit(
     model: str,
     inputs: tuple[str, ...],
+    task: str | None,
     wait: bool,
     out: Path | None,
     priority: int | None,
@@ -37,7 +39,9 @@ def submit(
     KEY=@PATH sends a file. Prints the job's id, or with --wait and --out what came of it.
     """
     with options.client_from(url, key, data) as client:
-        body: dict[str, Any] = {"model": model, "input": inputs_from(client, model, inputs)}
+        body: dict[str, Any] = {"model": model, "input": inputs_from(client, model, inputs, task)}
+        if task is not None:
+            body["task"] = task
         if priority is not None:
             body["priority"] = priority
         job = client.submit(body)
@@ -102,10 +106,10 @@ def models(as_json: bool, url: str | None, key: str | None, data: Path | None) -
         return
     table = Table("id", "task", "state", "inputs", box=None)
     for model in found:
-        schema = model["input_schema"]
-        required = schema.get("required", ())
-        names = [name if name in required else f"[{name}]" for name in schema.get("properties", ())]
-        table.add_row(model["id"], model["task"], model["state"], " ".join(names).replace("[", r"\["))
+        for task, schema in model["input_schemas"].items():
+            required = schema.get("required", ())
+            names = [name if name in required else f"[{name}]" for name in schema.get("properties", ())]
+            table.add_row(model["id"], task, model["state"], " ".join(names).replace("[", r"\["))
     console().print(table)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from shared.catalog import schemas
 from shared.catalog.models import Builtin, Model, Starter
-from shared.catalog.tasks import TASKS, TRAININGS
+from shared.catalog.tasks import TASKS, TOGETHER, TRAININGS
 
 #: in a starter's folder, what its weights fix: ``inputs`` (as ``schemas.specialise`` takes it),
 #: ``description`` and ``license``
@@ -26,6 +26,8 @@ _STARTERS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
             "height": {"minimum": 64, "maximum": 128, "multipleOf": 16, "default": 64},
             "steps": {"default": 20},
             "guidance_scale": {"default": 3.0},
+            # the text encoder has two layers
+            "clip_skip": {"maximum": 1},
         },
     ),
     "starter-gan": ("gan", "unconditional-image-generation", {}),
@@ -41,12 +43,16 @@ def starters() -> Iterator[Model]:
         if folder is None or task.schema not in schemas.names():
             continue
         about = json.loads((folder / ABOUT).read_text("utf-8")) if (folder / ABOUT).is_file() else {}
+        names = (task_name, *TOGETHER.get(task_name, ()))
+        known = {each: schemas.load(TASKS[each].schema) for each in names}
+        own, *others = schemas.specialise_all(known, {**inputs, **about.get("inputs", {})}).items()
         yield Model(
             id=model_id,
             task=task_name,
             engine=task.engine,
             source=Starter(name),
-            input_schema=schemas.specialise(schemas.load(task.schema), {**inputs, **about.get("inputs", {})}),
+            input_schema=own[1],
+            also=dict(others),
             output=task.output,
             license=about.get("license", "Apache-2.0"),
             description=about.get("description", "Trained by this project's own trainer."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from shared.catalog.models import Folder, Model
 from shared.catalog.tasks import TRAININGS
 from shared.catalog.wording import did_you_mean
 from shared.database import Database
-from shared.errors import ConfigurationError, InvalidInput, NotFound
+from shared.errors import ConfigurationError, FieldError, InvalidInput, NotFound
 from shared.jobs.models import TrainedModelRow, TrainedModels
 from shared.settings import Settings
 
@@ -38,7 +39,7 @@ class Catalog:
             self._fixed[model.id] = model
         self._trained = TrainedModels(database)
         self._rows: dict[tuple[str, str, str, float], Model] = {}
-        self._checks: dict[int, tuple[Model, InputCheck]] = {}
+        self._checks: dict[int, tuple[Mapping[str, Any], InputCheck]] = {}
 
     def list(self, tenant: str = "default") -> list[Model]:
         """Every model that the tenant may name. Raises Unavailable when the database is away."""
@@ -54,7 +55,8 @@ class Catalog:
         return self._from_row(row)
 
     def resolve(self, model: str | None, task: str | None, tenant: str = "default") -> Model:
-        """The model that a submission means: the one it names, or the first one ready for its task.
+        """The model that a submission means, with its task as the model's own: the model it names, or the
+        first one ready for its task.
 
         Raises InvalidInput pointing at ``/model`` or ``/task``."""
         if model is not None:
@@ -62,9 +64,9 @@ class Catalog:
         known = self.list(tenant)
         if task is None:
             raise InvalidInput.at("/model", "give a model, or a task; GET /v1/models lists those there are")
-        fitting = [each for each in known if each.task == task]
+        fitting = [each.doing(task) for each in known if task in each.schemas]
         if not fitting:
-            tasks = list(dict.fromkeys(each.task for each in known))
+            tasks = list(dict.fromkeys(name for each in known for name in each.schemas))
             raise InvalidInput.at(
                 "/task", f"no model does this here{did_you_mean(task, tasks)}; tasks are {', '.join(tasks)}"
             )
@@ -73,13 +75,17 @@ class Catalog:
     def check_input(self, model: Model, given: object, pointer: str = "/input") -> dict[str, Any]:
         """The input, valid, with defaults filled in and the seed drawn. Raises InvalidInput, each fault below
         ``pointer``."""
-        kept = self._checks.get(id(model))
-        if kept is None or kept[0] is not model:
+        schema = model.input_schema
+        kept = self._checks.get(id(schema))
+        if kept is None or kept[0] is not schema:
             if len(self._checks) >= KEPT:
                 self._checks.clear()
-            # The model is kept too: while it is, no other one gets the same id().
-            kept = self._checks[id(model)] = (model, InputCheck(model.input_schema))
-        checked = kept[1].check(given, pointer)
+            # The schema is kept too: while it is, no other one gets the same id().
+            kept = self._checks[id(schema)] = (schema, InputCheck(schema))
+        try:
+            checked = kept[1].check(given, pointer)
+        except InvalidInput as error:
+            raise InvalidInput([_with_task(model, fault, pointer) for fault in error.errors]) from None
         if model.task in TRAININGS and checked["name"] in self._fixed:
             raise InvalidInput.at(f"{pointer}/name", "is a model of this server already; choose another name")
         return checked
@@ -98,11 +104,10 @@ class Catalog:
             raise InvalidInput.at(
                 "/model", f"there is no such model{hint}; GET /v1/models lists those there are"
             ) from None
-        if task is not None and task != found.task:
-            raise InvalidInput.at(
-                "/task", f"model {found.id} does {found.task}; leave the task out, or say that"
-            )
-        return found
+        if task is not None and task not in found.schemas:
+            hint = "leave the task out, or say that" if not found.also else "give one of these"
+            raise InvalidInput.at("/task", f"model {found.id} does {', '.join(found.schemas)}; {hint}")
+        return found if task is None else found.doing(task)
 
     def _from_row(self, row: TrainedModelRow) -> Model:
         """The same object for the same row, so that its compiled schema is found again."""
@@ -112,3 +117,13 @@ class Catalog:
                 self._rows.clear()
             known = self._rows[key] = from_entry(row.id, row.entry)
         return known
+
+
+def _with_task(model: Model, fault: FieldError, pointer: str) -> FieldError:
+    """The fault, and where it is an input of another of the model's tasks, that task."""
+    name = fault.pointer.removeprefix(f"{pointer}/")
+    if name in model.input_schema["properties"]:
+        return fault
+    tasks = [task for task, schema in model.also.items() if name in schema["properties"]]
+    cure = f'; it belongs to {" and ".join(tasks)}: give "task": "{tasks[0]}"' if tasks else ""
+    return FieldError(fault.pointer, fault.detail + cure)

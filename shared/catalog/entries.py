@@ -17,6 +17,7 @@ def to_entry(model: Model) -> dict[str, Any]:
         "engine": model.engine,
         "prefix": model.source.prefix,
         "input_schema": model.input_schema,
+        "also": dict(model.also),
         "output": model.output,
         "queue": model.queue,
         "license": model.license,
@@ -33,6 +34,7 @@ def from_entry(model_id: str, entry: Mapping[str, Any]) -> Model:
         engine=entry["engine"],
         source=Stored(entry["prefix"]),
         input_schema=entry["input_schema"],
+        also=entry.get("also", {}),  # rows of earlier versions have none
         output=entry["output"],
         queue=entry["queue"],
         license=entry["license"],

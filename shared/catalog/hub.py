@@ -47,7 +47,7 @@ def download(
             source.repo,
             revision=source.revision,
             cache_dir=cache,
-            allow_patterns=[*(_PIPELINE if pipeline else _SINGLE), *(["*.py"] if code else [])],
+            allow_patterns=_wanted(source, pipeline=pipeline, code=code),
             ignore_patterns=list(_TWICE),
             tqdm_class=_bar(progress),
             endpoint=endpoint,
@@ -70,6 +70,12 @@ def download(
             f"{name} could not be downloaded: {_first_line(error)}; check the network and the free space"
         ) from error
     return Path(folder)
+
+
+def _wanted(source: Hub, *, pipeline: bool, code: bool) -> list[str]:
+    if source.file:
+        return [source.file]
+    return [*(_PIPELINE if pipeline else _SINGLE), *(["*.py"] if code else [])]
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -27,6 +27,8 @@ class Hub:
 
     repo: str
     revision: str = "main"
+    #: the one file of it that is wanted; empty for all that the model needs
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,15 @@ class Model:
 
     #: what jobs name, unique for a tenant
     id: str
-    #: a task name of Hugging Face, or ``train-…``
+    #: a task name of Hugging Face, or ``train-…``; what a job means that names none
     task: str
     #: the key in ``worker.engines.registry``
     engine: str
     source: Source
     #: JSON Schema (2020-12) of a job's ``input``: an object, with defaults and limits
     input_schema: Mapping[str, Any]
+    #: further tasks that the same weights do, and the schema of each one's ``input``
+    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: media type of the outputs, ``application/json`` where the answer is the job's ``result``
     output: str
     #: the queue whose workers run it
@@ -68,6 +72,26 @@ class Model:
     trust_remote_code: bool = False
     #: what only the engine understands
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: LoRA adapters by the name that jobs give: a folder with one file of weights each
+    loras: Mapping[str, Source] = field(default_factory=dict)
+    #: a second network that leads the first along a control image
+    controlnet: Source | None = None
+
+    @property
+    def schemas(self) -> dict[str, Mapping[str, Any]]:
+        """The schema of each task's ``input``, the model's own task first."""
+        return {self.task: self.input_schema, **self.also}
+
+    def doing(self, task: str) -> Model:
+        """The same model with one of its tasks as its own. Raises KeyError for one that it does not do."""
+        if task == self.task:
+            return self
+        others = {name: schema for name, schema in self.schemas.items() if name != task}
+        return replace(self, task=task, input_schema=self.also[task], also=others)
+
+    def part(self, what: str, source: Source) -> Model:
+        """Something that belongs to the model, as a model of its own: for fetching its files."""
+        return replace(self, id=f"{self.id}, {what}", source=source, engine="")
 
     @property
     def revision(self) -> str | None:

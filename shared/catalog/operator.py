@@ -11,6 +11,9 @@
     guidance_scale = { default = 0.0 }
     negative_prompt = false        # the model does not know it
 
+    [models.sd-turbo.loras]        # adapters that its jobs may name
+    watercolor = { folder = "loras/watercolor" }
+
 A ``folder`` in place of ``hub`` is a path on each worker, taken from the file's own folder where relative.
 """
 
@@ -25,15 +28,49 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator, ValidationError
 
 from shared.catalog import schemas
+from shared.catalog.additions import with_controlnet, with_loras
 from shared.catalog.check import InputCheck
-from shared.catalog.models import Folder, Hub, Model
-from shared.catalog.tasks import TASKS
+from shared.catalog.models import Folder, Hub, Model, Source
+from shared.catalog.tasks import TASKS, TOGETHER
 from shared.catalog.wording import describe
 from shared.errors import ConfigurationError, FieldError, InvalidInput
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # the library takes no dot
+_DIFFUSION_ONLY = ("loras", "controlnet")
 _TEXT = {"type": "string", "minLength": 1}
+#: where files come from
+_SOURCE = {
+    "hub": {
+        "type": "string",
+        "pattern": r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
+        "x-expects": "a repository of the hub, as owner/name",
+    },
+    "revision": _TEXT,
+    "folder": _TEXT,
+}
+_HAS_SOURCE = {
+    "type": "object",
+    "additionalProperties": False,
+    "oneOf": [{"required": ["hub"]}, {"required": ["folder"]}],
+    "dependentRequired": {"revision": ["hub"]},
+}
+_EXPECTS = "a table with hub or folder"
+_CONTROLNET = {**_HAS_SOURCE, "properties": _SOURCE, "x-expects": _EXPECTS}
+_LORA = {
+    **_HAS_SOURCE,
+    "dependentRequired": {"revision": ["hub"], "file": ["hub"]},
+    "x-expects": _EXPECTS,
+    "properties": {
+        **_SOURCE,
+        "file": {
+            "type": "string",
+            "pattern": r"^\w[\w. -]*(/\w[\w. -]*)*\.safetensors$",
+            "x-expects": "a .safetensors file of the repository",
+        },
+    },
+}
 _FILE = {
     "type": "object",
     "additionalProperties": False,
@@ -42,20 +79,14 @@ _FILE = {
         "models": {
             "type": "object",
             "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
+                **_HAS_SOURCE,
                 "required": ["task"],
-                "oneOf": [{"required": ["hub"]}, {"required": ["folder"]}],
-                "dependentRequired": {"revision": ["hub"]},
                 "properties": {
+                    **_SOURCE,
                     "task": {"enum": list(TASKS)},
-                    "hub": {
-                        "type": "string",
-                        "pattern": r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
-                        "x-expects": "a repository of the hub, as owner/name",
-                    },
-                    "revision": _TEXT,
-                    "folder": _TEXT,
+                    "tasks": {"type": "array", "items": {"enum": list(TASKS)}},
+                    "controlnet": _CONTROLNET,
+                    "loras": {"type": "object", "additionalProperties": _LORA},
                     "queue": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
                     "license": _TEXT,
                     "description": {"type": "string"},
@@ -106,38 +137,67 @@ def _model(model_id: str, entry: Mapping[str, Any], base: Path) -> Model:
             "must be a commit of 40 hex digits where trust_remote_code is on, so that the code that runs "
             "is the code that you read",
         )
+    own, *others = _input_schemas(entry, at).items()
     return Model(
         id=model_id,
         task=entry["task"],
         engine=task.engine,
-        source=(
-            Hub(entry["hub"], revision)
-            if "hub" in entry
-            else Folder(str((base / Path(entry["folder"]).expanduser()).resolve()))
-        ),
-        input_schema=_input_schema(task.schema, entry.get("inputs", {}), f"{at}/inputs"),
+        source=_source(entry, base),
+        input_schema=own[1],
+        also=dict(others),
         output=task.output,
         queue=entry.get("queue", "default"),
         license=entry.get("license"),
         description=entry.get("description", ""),
         trust_remote_code=trusted,
         options=entry.get("options", {}),
+        loras={name: _source(lora, base) for name, lora in entry.get("loras", {}).items()},
+        controlnet=_source(entry["controlnet"], base) if "controlnet" in entry else None,
     )
 
 
-def _input_schema(name: str, inputs: Mapping[str, Any], at: str) -> dict[str, Any]:
+def _source(entry: Mapping[str, Any], base: Path) -> Source:
+    if "hub" in entry:
+        return Hub(entry["hub"], entry.get("revision", "main"), entry.get("file", ""))
+    return Folder(str((base / Path(entry["folder"]).expanduser()).resolve()))
+
+
+def _input_schemas(entry: Mapping[str, Any], at: str) -> dict[str, dict[str, Any]]:
+    """The input schema of each of the model's tasks, its own task's first. Raises InvalidInput."""
+    task, loras = entry["task"], entry.get("loras", {})
+    others = [name for name in dict.fromkeys(entry.get("tasks", ())) if name != task]
+    together = TOGETHER.get(task, ())
+    if unfit := [name for name in others if name not in together]:
+        may = f"may do {', '.join(together)} besides" if together else "does nothing besides"
+        raise InvalidInput.at(f"{at}/tasks", f"{unfit[0]} is not possible: a model for {task} {may}")
+    if TASKS[task].engine != "diffusion" and (surplus := [key for key in _DIFFUSION_ONLY if key in entry]):
+        raise InvalidInput.at(f"{at}/{surplus[0]}", f"is not possible: no model for {task} has that")
+    if bad := [name for name in loras if not _LORA_NAME.fullmatch(name)]:
+        raise InvalidInput.at(f"{at}/loras/{bad[0]}", "must be a name of 1 to 64 letters, digits, _ and -")
+    known: dict[str, Mapping[str, Any]] = {name: schemas.load(TASKS[name].schema) for name in (task, *others)}
+    if loras:
+        known = {name: with_loras(schema, loras) for name, schema in known.items()}
+    if "controlnet" in entry:
+        known = {name: with_controlnet(schema) for name, schema in known.items()}
+    return _specialised(known, entry.get("inputs", {}), f"{at}/inputs")
+
+
+def _specialised(
+    known: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Any], at: str
+) -> dict[str, dict[str, Any]]:
     try:
-        schema = schemas.specialise(schemas.load(name), inputs)
+        found = schemas.specialise_all(known, inputs)
     except InvalidInput as error:
         raise InvalidInput([FieldError(at + each.pointer, each.detail) for each in error.errors]) from None
-    try:
-        Draft202012Validator(schema)
-    except ValidationError as error:
-        place = "/".join(str(part) for part in error.instance_path[1:])
-        raise InvalidInput.at(f"{at}/{place}", "is not what JSON Schema allows there") from None
-    if unfit := list(_unfit_defaults(schema, at)):
-        raise InvalidInput(unfit)
-    return schema
+    for schema in found.values():
+        try:
+            Draft202012Validator(schema)
+        except ValidationError as error:
+            place = "/".join(str(part) for part in error.instance_path[1:])
+            raise InvalidInput.at(f"{at}/{place}", "is not what JSON Schema allows there") from None
+        if unfit := list(_unfit_defaults(schema, at)):
+            raise InvalidInput(unfit)
+    return found
 
 
 def _unfit_defaults(schema: Mapping[str, Any], at: str) -> Iterator[FieldError]:

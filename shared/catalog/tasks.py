@@ -18,8 +18,16 @@ class Task(NamedTuple):
 #: tasks that an operator's or a trained model can have
 TASKS = {
     "text-to-image": Task("diffusion", "text_to_image", "image/png"),
+    "image-to-image": Task("diffusion", "image_to_image", "image/png"),
+    "inpainting": Task("diffusion", "inpainting", "image/png"),
     "unconditional-image-generation": Task("gan", "gan", "image/png"),
     "text-generation": Task("text", "text", JSON),
+}
+
+#: tasks that an operator's model of this task may do besides
+TOGETHER = {
+    "text-to-image": ("image-to-image", "inpainting"),
+    "image-to-image": ("inpainting",),
 }
 
 #: tasks that make a model; each is its own and only model

@@ -11,7 +11,7 @@ from api.app import create_app
 from api.services import Services
 from shared.jobs.records import Worker
 from shared.settings import Settings
-from tests.api.helpers import Api, Hand
+from tests.api.helpers import Api, Hand, faults, png
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -22,8 +22,25 @@ def test_models_say_what_they_take(api: Api) -> None:
     fake = models["fake"]
     assert fake["task"] == "text-to-image" and fake["state"] == "ready"
     assert "prompt" in fake["input_schema"]["properties"]
+    assert fake["tasks"] == ["text-to-image"]
+    assert fake["input_schemas"] == {"text-to-image": fake["input_schema"]}
     assert api.get("/v1/models/fake").json == fake
     assert api.get("/v1/models/nobody's").status_code == 404
+
+
+def test_a_model_of_several_tasks_has_a_schema_and_takes_files_for_each(api: Api) -> None:
+    model = api.get("/v1/models/starter-image").json
+    assert model["tasks"] == list(model["input_schemas"]) == ["text-to-image", "image-to-image", "inpainting"]
+    assert model["input_schemas"]["inpainting"]["required"] == ["prompt", "image", "mask"]
+    file = api.upload(png())["id"]
+    given = {"prompt": "a green apple", "image": file, "mask": "data:image/png;base64,iVBORw0KGgo="}
+    body = {"model": "starter-image", "task": "inpainting", "input": given}
+    job = api.post("/v1/jobs", body).json
+    assert job["task"] == "inpainting" and job["input"]["image"] == file
+    assert job["input"]["mask"].startswith("file_") and job["input"]["width"] == 64
+    answer = api.post("/v1/jobs", {"model": "starter-image", "input": {"prompt": "a", "image": file}})
+    assert answer.status_code == 422
+    assert faults(answer)["/input/image"].endswith('give "task": "image-to-image"')
 
 
 def test_a_model_that_a_worker_holds_is_loaded(api: Api, services: Services) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from shared.catalog.catalog import Catalog
 from shared.errors import ConfigurationError, JobError, ModelUnavailable
 from shared.jobs.files import FileStore, NewFile
-from shared.jobs.records import Job
+from shared.jobs.records import Job, NewJob
 from shared.storage.files import FileStorage
 from tests.worker.conftest import Shop
 from worker.checkpoints import Checkpoints
@@ -23,6 +24,7 @@ from worker.encode import encode_png
 from worker.engines.base import Image
 from worker.engines.registry import ENGINES, engine_named
 from worker.kiln.devices import find_device, memory_budget
+from worker.kiln.firing import Order
 from worker.prepare import Preparer
 from worker.scratch import Scratch
 
@@ -152,6 +154,76 @@ class TestPreparer:
         with pytest.raises(JobError, match="upload it again") as caught:
             preparer.order(job, tmp_path / "s", lambda progress: None)
         assert caught.value.type == "invalid-input"
+
+
+class TestPicturesAndAdapters:
+    CATALOG = """
+    [models.painter]
+    task = "text-to-image"
+    tasks = ["image-to-image"]
+    folder = "painter"
+    controlnet = { folder = "edges" }
+    loras.ink = { folder = "ink" }
+    loras.both = { folder = "both" }
+    """
+
+    @pytest.fixture
+    def preparer(self, shop: Shop, tmp_path: Path) -> Preparer:
+        for name in ("painter/unet/a", "edges/a", "ink/a", "both/a", "both/b"):
+            path = tmp_path / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        (tmp_path / "catalog.toml").write_text(self.CATALOG)
+        shop.settings = shop.settings.with_(catalog=tmp_path / "catalog.toml")
+        shop.catalog = Catalog(shop.settings, shop.database)
+        return Preparer(shop.settings, shop.catalog, shop.storage, FileStore(shop.database), shop.jobs)
+
+    def order(self, shop: Shop, preparer: Preparer, scratch: Path, task: str, **given: object) -> Order:
+        picture = PIL.Image.new("RGB", (300, 200), (255, 0, 0))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        model = shop.catalog.resolve("painter", task)
+        given = {"prompt": "a", "control_image": uri, **given}
+        if task == "image-to-image":
+            given["image"] = uri
+        new = NewJob(
+            tenant="default",
+            task=model.task,
+            model=model.id,
+            queue=model.queue,
+            input=shop.catalog.check_input(model, given),
+        )
+        [job_id] = shop.submit([new], tickets=False)
+        return preparer.order(shop.jobs.get(job_id), scratch, lambda progress: None)
+
+    @one_database
+    def test_pictures_come_opened_and_of_the_jobs_size(
+        self, shop: Shop, preparer: Preparer, tmp_path: Path
+    ) -> None:
+        given = self.order(shop, preparer, tmp_path / "s", "image-to-image").work.input
+        assert (given["width"], given["height"]) == (304, 200)
+        for name in ("image", "control_image"):
+            assert (given[name].mode, given[name].size) == ("RGB", (304, 200))
+
+    @one_database
+    def test_adapters_and_the_controlnet_come_as_paths_and_tasks_share_one_loaded_model(
+        self, shop: Shop, preparer: Preparer, tmp_path: Path
+    ) -> None:
+        loras = [{"name": "ink", "weight": 0.5}]
+        order = self.order(shop, preparer, tmp_path / "s", "text-to-image", loras=loras)
+        path = str(tmp_path / "ink" / "a.safetensors")
+        assert order.work.input["loras"] == [{"name": "ink", "weight": 0.5, "path": path}]
+        assert order.model.options["controlnet"] == str(tmp_path / "edges")
+        other = self.order(shop, preparer, tmp_path / "t", "image-to-image")
+        assert (other.model.task, other.model_key) == ("image-to-image", order.model_key)
+
+    @one_database
+    def test_an_adapter_of_two_files_is_refused_with_the_cure(
+        self, shop: Shop, preparer: Preparer, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ModelUnavailable, match=r"LoRA both has 2 files of weights .* leave one there"):
+            self.order(shop, preparer, tmp_path / "s", "text-to-image", loras=[{"name": "both"}])
 
 
 @pytest.mark.parametrize("name", list(ENGINES))

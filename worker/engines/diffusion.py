@@ -1,12 +1,11 @@
-"""Text to image with any pipeline of diffusers, unmodified: the library's own ``__call__`` does the work."""
+"""Pictures with any pipeline of diffusers, unmodified: the library's own ``__call__`` does the work."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ from diffusers.utils import logging as diffusers_logging
 
 from shared.catalog.models import Model
 from shared.errors import JobError, ModelUnavailable
+from worker.engines.adapters import Active, Adapters
 from worker.engines.base import Context, Device, Image, Progress, Result, Work
 from worker.engines.memory import memory_errors, module_bytes
 from worker.engines.schedulers import make_scheduler, scheduler_name
+from worker.engines.variants import let_clip_skip, parameters_of, pipeline_for, with_controlnet
 
 #: our name of an input → the pipelines' name
 ARGUMENTS = {
@@ -31,9 +32,15 @@ ARGUMENTS = {
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
     "num_images": "num_images_per_prompt",
+    "image": "image",
+    "mask": "mask_image",
+    "strength": "strength",
+    "clip_skip": "clip_skip",
+    "control_image": "control_image",
+    "controlnet_conditioning_scale": "controlnet_conditioning_scale",
 }
 #: handled here, not passed on
-_OURS = {"seed", "scheduler", "preview_every", "exact"}
+_OURS = {"seed", "scheduler", "preview_every", "exact", "loras"}
 _from_pretrained: Any = DiffusionPipeline.from_pretrained  # the library leaves it untyped
 #: largest side of the latents that are decoded for a preview
 _PREVIEW_LATENTS = 32
@@ -41,12 +48,19 @@ _PREVIEW_LATENTS = 32
 
 @dataclass(frozen=True, slots=True)
 class LoadedPipeline:
-    """A pipeline that no job changes, and what its catalog entry says of inputs."""
+    """A pipeline that no job changes, its adapters, and what its catalog entry says of inputs."""
 
     pipe: Any
-    #: names that the pipeline's ``__call__`` takes
-    parameters: frozenset[str]
+    adapters: Adapters
     defaults: Mapping[str, Any]
+    #: pipelines of the same modules for other tasks, made when a job first asks for one
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def pipeline(self, task: str) -> Any:
+        """The pipeline for a task. Raises ModelUnavailable."""
+        if task not in self.others:
+            self.others[task] = pipeline_for(self.pipe, task)
+        return self.others[task]
 
     @property
     def modules(self) -> list[torch.nn.Module]:
@@ -75,26 +89,33 @@ class DiffusionEngine:
                     f"model {model.id} cannot be loaded from {folder}: {error}", retryable=False
                 ) from error
             pipe.to(device.name)
+            if (controlnet := model.options.get("controlnet")) is not None:
+                pipe = with_controlnet(pipe, Path(controlnet), pipe.dtype, device.name)
         pipe.set_progress_bar_config(disable=True)
-        schema = model.input_schema.get("properties", {})
-        return LoadedPipeline(
-            pipe,
-            frozenset(inspect.signature(type(pipe).__call__).parameters),
-            {name: rule["default"] for name, rule in schema.items() if "default" in rule},
-        )
+        rules = [schema.get("properties", {}) for schema in model.schemas.values()]
+        defaults = {
+            name: rule["default"] for known in rules for name, rule in known.items() if "default" in rule
+        }
+        return LoadedPipeline(pipe, Adapters(pipe), defaults)
 
     def nbytes(self, loaded: LoadedPipeline) -> int:
         return module_bytes(*loaded.modules)
 
     def run(self, loaded: LoadedPipeline, work: Work, context: Context) -> Result:
         """Images with the seeds ``seed``, ``seed + 1`` and so on."""
-        arguments = _arguments(loaded, work.input)
+        pipe = copy.copy(loaded.pipeline(work.task))  # its own scheduler and attributes, the same modules
+        arguments = _arguments(pipe, loaded.defaults, work.input)
+        if work.input.get("clip_skip"):
+            let_clip_skip(pipe)
         seed, count = int(work.input["seed"]), int(work.input.get("num_images", 1))
-        pipe = copy.copy(loaded.pipe)  # its own scheduler and attributes, the same modules
+        if count > 1 and "image" in work.input:
+            # one for each generator: some families want that, and all give each image its own seed's noise
+            arguments["image"] = [work.input["image"]] * count
+        adapters = loaded.adapters.load(work.input.get("loras") or ())
         pipe.scheduler = make_scheduler(loaded.pipe.scheduler, work.input.get("scheduler"))
         # CPU generators give the same noise on every device
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
-        _report_steps(pipe, loaded.parameters, arguments, work.input, context)
+        _report_steps(pipe, arguments, work.input, _OwnTurns(context, loaded.adapters, adapters))
         with memory_errors(f"making {count} image(s) with {work.input.get('steps')} steps"):
             images = pipe(**arguments, generator=generators, output_type="pil").images
         pixels = [np.asarray(image.convert("RGB")) for image in images]
@@ -106,6 +127,18 @@ class DiffusionEngine:
         )
 
 
+class _OwnTurns:
+    """The job's line to the kiln: when its turn comes again, its own adapters are active."""
+
+    def __init__(self, context: Context, adapters: Adapters, active: Active) -> None:
+        self._context, self._adapters, self._active = context, adapters, active
+        self.preview = context.preview
+
+    def boundary(self, progress: Progress) -> None:
+        self._context.boundary(progress)
+        self._adapters.activate(self._active)
+
+
 def _left_out(folder: Path) -> dict[str, None]:
     """Parts that the pipeline was saved without, SD3's T5 say: the library wants to be told so again."""
     index = folder / "model_index.json"
@@ -113,29 +146,50 @@ def _left_out(folder: Path) -> dict[str, None]:
     return {name: None for name, origin in parts.items() if origin == [None, None]}
 
 
-def _arguments(loaded: LoadedPipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(pipe: Any, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The pipeline's arguments. Raises JobError for an input that this pipeline cannot honour."""
+    parameters = parameters_of(pipe)
+    names = dict(ARGUMENTS)
+    if "control_image" not in parameters:
+        names["control_image"] = "image"  # where there is one picture alone, this is it
+    said_by_picture = {"width", "height"} if given.get("image") is not None else set()
     arguments = {}
     for name, value in given.items():
         if name in _OURS or value is None:
             continue
-        argument = ARGUMENTS.get(name, name)
-        if argument in loaded.parameters:
+        argument = names.get(name, name)
+        if argument in parameters:
             arguments[argument] = value
-        elif value != loaded.defaults.get(name, "" if name == "negative_prompt" else None):
-            raise JobError(
-                f"{type(loaded.pipe).__name__} takes no {name}; leave it out", type="invalid-input"
-            )
+        elif name not in said_by_picture and value != defaults.get(
+            name, "" if name == "negative_prompt" else None
+        ):
+            raise JobError(f"{type(pipe).__name__} takes no {name}; leave it out", type="invalid-input")
+    _check_strength(given)
+    _check_clip_skip(pipe, given.get("clip_skip"))
     return arguments
 
 
-def _report_steps(
-    pipe: Any,
-    parameters: frozenset[str],
-    arguments: dict[str, Any],
-    given: Mapping[str, Any],
-    context: Context,
-) -> None:
+def _check_strength(given: Mapping[str, Any]) -> None:
+    strength, steps = given.get("strength"), given.get("steps")
+    if strength is not None and steps and int(steps * strength) < 1:
+        raise JobError(
+            f"strength: {strength:g} of {steps} steps is less than one step; "
+            f"give at least {1 / steps:.3g}, or more steps",
+            type="invalid-input",
+        )
+
+
+def _check_clip_skip(pipe: Any, skipped: int | None) -> None:
+    layers = getattr(getattr(getattr(pipe, "text_encoder", None), "config", None), "num_hidden_layers", None)
+    if skipped and layers is not None and skipped >= layers:
+        raise JobError(
+            f"clip_skip: {skipped} is not possible, the text encoder has {layers} layers; "
+            f"at most {layers - 1} are left out",
+            type="invalid-input",
+        )
+
+
+def _report_steps(pipe: Any, arguments: dict[str, Any], given: Mapping[str, Any], context: _OwnTurns) -> None:
     """Make every step of the pipeline a boundary of the job."""
     steps = int(given.get("steps") or 0) or None
     every = int(given.get("preview_every") or 0)
@@ -147,7 +201,7 @@ def _report_steps(
             _preview(running, latents, context)
         context.boundary(Progress("denoise", index + 1, total))
 
-    if "callback_on_step_end" in parameters:
+    if "callback_on_step_end" in parameters_of(pipe):
 
         def callback(running: Any, index: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
             after_step(running, index, values.get("latents"))
@@ -170,7 +224,7 @@ def _report_steps(
 
 
 @torch.no_grad()
-def _preview(pipe: Any, latents: torch.Tensor, context: Context) -> None:
+def _preview(pipe: Any, latents: torch.Tensor, context: _OwnTurns) -> None:
     """Decode the first image's latents, made small. Latents that are packed into tokens have no preview."""
     vae = getattr(pipe, "vae", None)
     if vae is None or latents.ndim != 4 or "scaling_factor" not in vae.config:
@@ -188,7 +242,13 @@ def _preview(pipe: Any, latents: torch.Tensor, context: Context) -> None:
 
 def _metadata(pipe: Any, given: Mapping[str, Any], seed: int, shape: tuple[int, ...]) -> dict[str, str]:
     """What makes this one image again."""
-    shown = {name: value for name, value in given.items() if name in ARGUMENTS and value not in (None, "")}
+    shown = {
+        name: value
+        for name, value in given.items()
+        if name in ARGUMENTS and isinstance(value, str | int | float) and value != ""
+    }
+    if loras := given.get("loras"):
+        shown["loras"] = ", ".join(f"{lora['name']}:{lora.get('weight', 1.0):g}" for lora in loras)
     shown |= {
         "seed": seed,
         "width": shape[1],

@@ -20,9 +20,15 @@ def names() -> frozenset[str]:
 
 @cache
 def load(name: str) -> Mapping[str, Any]:
-    """The schema ``name``, for reading only: everyone gets the same one."""
+    """The schema ``name``, for reading only: everyone gets the same one. A file that ``extends`` another says
+    only what differs from that one's."""
     schema: dict[str, Any] = json.loads(resources.files(__name__).joinpath(f"{name}.json").read_text("utf-8"))
-    return schema
+    if (base := schema.pop("extends", None)) is None:
+        return schema
+    whole = load(base)
+    own, inherited = schema["properties"], whole["properties"]
+    properties = {name: {**inherited.get(name, {}), **own.get(name, {})} for name in (*own, *inherited)}
+    return {**whole, **schema, "properties": properties}
 
 
 def specialise(schema: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any] | bool]) -> dict[str, Any]:
@@ -43,3 +49,17 @@ def specialise(schema: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]
             del properties[name]
     required = [name for name in schema.get("required", ()) if name in properties]
     return {**schema, "properties": properties, "required": required}
+
+
+def specialise_all(
+    schemas: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Mapping[str, Any] | bool]
+) -> dict[str, dict[str, Any]]:
+    """The schemas of a model's tasks: ``inputs`` as in ``specialise``, for every task that has them.
+
+    Raises InvalidInput for a property that no task has."""
+    every = {name: rule for schema in schemas.values() for name, rule in schema["properties"].items()}
+    specialise({"properties": every}, inputs)
+    return {
+        task: specialise(schema, {name: inputs[name] for name in inputs if name in schema["properties"]})
+        for task, schema in schemas.items()
+    }

@@ -1,0 +1,80 @@
+"""A job's pictures, opened and brought to the size that the job is computed at.
+
+Which inputs are pictures says the schema: ``x-picture`` is ``rgb`` or ``mask``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+from PIL import ImageOps
+
+from shared.errors import JobError
+from worker.pictures import open_picture
+
+Size = tuple[int, int]
+
+
+def with_pictures(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The input with ``PIL.Image`` in place of the paths of pictures, all of one size, and with that size as
+    ``width`` and ``height`` where the job did not say one.
+
+    Raises JobError for a file that is no picture, and for pictures of different sizes."""
+    rules = schema.get("properties", {})
+    kinds = {
+        name: rule["x-picture"]
+        for name, rule in rules.items()
+        if "x-picture" in rule and isinstance(given.get(name), str)
+    }
+    if not kinds:
+        return dict(given)
+    pictures = {name: open_picture(Path(given[name]), name, kind) for name, kind in kinds.items()}
+    _check_alike(pictures)
+    first = next(iter(pictures.values()))
+    size = wanted_size(first.size, given, rules)
+    fitted = {name: fit(picture, size) for name, picture in pictures.items()}
+    return {**given, **fitted, "width": size[0], "height": size[1]}
+
+
+def wanted_size(own: Size, given: Mapping[str, Any], rules: Mapping[str, Any]) -> Size:
+    """Width and height as given; where both are left out, the picture's own, where one is, in the picture's
+    proportions: as near as the schema's limits let them be."""
+    wide, tall = rules.get("width", {}), rules.get("height", {})
+    width, height = given.get("width"), given.get("height")
+    if width is not None:
+        scale = width / own[0]
+    elif height is not None:
+        scale = height / own[1]
+    else:
+        scale = min(1.0, wide.get("maximum", own[0]) / own[0], tall.get("maximum", own[1]) / own[1])
+    return (
+        _allowed(own[0] * scale, wide) if width is None else int(width),
+        _allowed(own[1] * scale, tall) if height is None else int(height),
+    )
+
+
+def fit(picture: PIL.Image.Image, size: Size) -> PIL.Image.Image:
+    """The picture's middle in the shape of ``size``, scaled to it."""
+    return picture if picture.size == size else ImageOps.fit(picture, size, PIL.Image.Resampling.LANCZOS)
+
+
+def _allowed(length: float, rule: Mapping[str, Any]) -> int:
+    """The length nearest to this one that the schema allows."""
+    step = int(rule.get("multipleOf", 1))
+    least = -(-int(rule.get("minimum", step)) // step) * step
+    most = int(rule.get("maximum", max(length, least))) // step * step
+    return int(min(max(round(length / step) * step, least), most))
+
+
+def _check_alike(pictures: Mapping[str, PIL.Image.Image]) -> None:
+    (name, first), *others = pictures.items()
+    for other, picture in others:
+        if picture.size != first.size:
+            raise JobError(
+                f"{other}: is {picture.width} x {picture.height} pixels and {name} "
+                f"{first.width} x {first.height}; they must be of one size",
+                type="invalid-input",
+            )
