@@ -1,17 +1,19 @@
 """Who asks, and what they may do.
 
 A server that only this machine can reach needs no key as long as none was made. Any web page that the user
-visits can reach it too, though, so such a server answers only requests that name a loopback address as their
-``Host`` (against DNS rebinding) and, where a browser sends it, as their ``Origin``.
+visits can reach it too, though, so such a server answers only requests that name a loopback address, or a
+host that the operator trusts, as their ``Host`` (against DNS rebinding) and, where a browser sends it, as
+their ``Origin``; and none of which a browser says that another site asks for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from flask import Request
+from flask import Request, g
 
 from api.services import Services
 from shared.errors import Forbidden, Unauthorized
@@ -24,9 +26,21 @@ _KEY_PREFIX = "qk_"
 class Caller:
     tenant: str
     scopes: tuple[Scope, ...]
+    #: whose rates its requests count for: a key's id, or all that come without one
+    counted_as: str
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.scopes
 
 
-_KEYLESS = Caller("default", SCOPES)
+_KEYLESS = Caller("default", SCOPES, "local")
+
+
+def caller() -> Caller:
+    """Who asks in the current request, which ``check`` has let in."""
+    found: Caller = g.qanvas_caller
+    return found
 
 
 def check(services: Services, request: Request, scope: Scope | None) -> Caller:
@@ -34,18 +48,21 @@ def check(services: Services, request: Request, scope: Scope | None) -> Caller:
 
     Raises Unauthorized for no key or one that does not hold, Forbidden for one that may not do this.
     """
+    g.qanvas_caller = found = _KEYLESS if scope is None else _who(services, request, scope)
+    return found
+
+
+def _who(services: Services, request: Request, scope: Scope) -> Caller:
     keyless = is_keyless(services)
     if keyless:
-        _check_local(request)
-    if scope is None:
-        return _KEYLESS
+        _check_local(request, services.settings.trusted_hosts)
     if (secret := _bearer(request)) is not None and (not keyless or secret.startswith(_KEY_PREFIX)):
         key = services.keys.verify(secret)
         if key is None:
             raise Unauthorized("this key is not known or was revoked; make one with: qanvas keys create NAME")
         if scope not in key.scopes and "admin" not in key.scopes:
             raise Forbidden(f"this key may {' and '.join(key.scopes) or 'do nothing'}; this needs {scope!r}")
-        return Caller(key.tenant, key.scopes)
+        return Caller(key.tenant, key.scopes, key.id)
     if keyless:
         return _KEYLESS
     raise Unauthorized(
@@ -63,20 +80,29 @@ def _bearer(request: Request) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" and secret.strip() else None
 
 
-def _check_local(request: Request) -> None:
-    named = {"Host": f"//{request.headers.get('Host', '')}", "Origin": request.headers.get("Origin")}
-    for header, url in named.items():
-        if url is not None and not _is_loopback(url):
-            raise Forbidden(
-                f"without keys this server answers local requests only, and {header} is "
-                f"{request.headers.get(header, 'missing')}; use http://127.0.0.1, "
-                "or make a key with: qanvas keys create NAME"
-            )
+def _check_local(request: Request, trusted: Collection[str]) -> None:
+    """Raises Forbidden for what a web page that this machine's user visits could send."""
+    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+    if not _is_known(f"//{host}", trusted):
+        raise _foreign("Host", host)
+    if origin is not None:
+        if not _is_known(origin, trusted):
+            raise _foreign("Origin", origin)
+    elif (site := request.headers.get("Sec-Fetch-Site")) == "cross-site":
+        raise _foreign("Sec-Fetch-Site", site)
 
 
-def _is_loopback(url: str) -> bool:
+def _foreign(header: str, value: str) -> Forbidden:
+    return Forbidden(
+        f"without keys this server answers local requests only, and {header} is {value[:100] or 'missing'}; "
+        "use http://127.0.0.1, name the host in QANVAS_TRUSTED_HOSTS, or make a key with: "
+        "qanvas keys create NAME"
+    )
+
+
+def _is_known(url: str, trusted: Collection[str]) -> bool:
     try:
         name = urlsplit(url).hostname or ""
-        return name == "localhost" or ip_address(name).is_loopback
+        return name == "localhost" or name in trusted or ip_address(name).is_loopback
     except ValueError:
         return False

@@ -39,8 +39,8 @@ class _Upload:
 def receive(services: Services, request: Request, tenant: str) -> FileRecord:
     """Stream a multipart body with one ``file`` and perhaps a ``purpose`` into storage.
 
-    Raises UnsupportedMediaType, BadRequest (broken multipart), TooLarge, InvalidInput. What was stored of a
-    request that is refused is removed.
+    Raises UnsupportedMediaType, BadRequest (broken multipart), TooLarge, InvalidInput, OverLimit. What was
+    stored of a request that is refused is removed.
     """
     refuse_encoding(request)
     kind, options = parse_options_header(request.headers.get("Content-Type", ""))
@@ -50,12 +50,14 @@ def receive(services: Services, request: Request, tenant: str) -> FileRecord:
             "the body must be multipart/form-data with a boundary and a field named file; "
             "with curl: -F file=@NAME -F purpose=input"
         )
+    quota = services.limits.storage
     limit = services.settings.max_upload_bytes
     if (request.content_length or 0) > limit + _ENVELOPE:
         drain(request)
         raise _too_large(limit)
     upload: _Upload | None = None
     try:
+        quota.check(tenant, max(1, (request.content_length or 0) - _ENVELOPE))
         purpose = "input"
         parts = Parts(request.stream.read, boundary)
         for part in parts:
@@ -76,7 +78,10 @@ def receive(services: Services, request: Request, tenant: str) -> FileRecord:
             raise InvalidInput.at(
                 "/purpose", "must be a short name of lower-case letters, digits, dots and dashes"
             )
-        return _name(services, tenant, upload, purpose)
+        quota.check(tenant, upload.bytes)
+        record = _name(services, tenant, upload, purpose)
+        quota.add(tenant, upload.bytes)
+        return record
     except BaseException:
         if upload is not None:
             services.storage.delete(upload.key)

@@ -39,7 +39,8 @@ class Inputs:
     def settle(self, schema: Mapping[str, Any], value: Any, pointer: str) -> Any:
         """The input with every ``data:`` URI stored and replaced by the id of its file.
 
-        ``schema`` says which strings are files (``x-file``). Raises InvalidInput, TooLarge, Unavailable.
+        ``schema`` says which strings are files (``x-file``). Raises InvalidInput, TooLarge, OverLimit,
+        Unavailable.
         """
         if (kind := schema.get("x-file")) is not None and isinstance(value, str):
             return self._file(kind, value, pointer)
@@ -58,6 +59,7 @@ class Inputs:
         for record in self._made:
             self._services.files.delete(record.id)
             self._services.storage.delete(record.key)
+            self._services.limits.storage.add(self._tenant, -record.bytes)
         self._made.clear()
 
     def _file(self, kind: str, value: str, pointer: str) -> str:
@@ -84,6 +86,7 @@ class Inputs:
     def _store(self, kind: str, uri: str, pointer: str) -> FileRecord:
         media_type, content = _decode(uri, pointer)
         self._check(kind, media_type, pointer)
+        self._services.limits.storage.check(self._tenant, len(content))
         key = f"files/{new_id('file')}"
         stored = self._services.storage.write(key, content)
         try:
@@ -102,6 +105,7 @@ class Inputs:
             self._services.storage.delete(key)
             raise
         self._made.append(record)
+        self._services.limits.storage.add(self._tenant, record.bytes)
         return record
 
     def _check(self, kind: str, media_type: str, pointer: str) -> None:

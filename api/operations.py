@@ -35,9 +35,14 @@ class Call:
 
     services: Services
     request: Request
-    tenant: str
+    caller: auth.Caller
     query: Mapping[str, Any]
     body: Any
+
+    @property
+    def tenant(self) -> str:
+        """Whose things this request is about: nobody else's can be seen."""
+        return self.caller.tenant
 
 
 Handler = Callable[..., Response]
@@ -96,12 +101,14 @@ def route(app: Flask, services: Services, operation: Operation) -> None:
 
     def view(**path: str) -> Response:
         caller = auth.check(services, request, operation.scope)
+        if operation.scope is not None:
+            services.limits.request(caller)
         values = query.read(request)
         content = None
         if schema is not None:
             content = body.read_json(request, limit)
             schema.check(content)
-        return operation.handler(Call(services, request, caller.tenant, values, content), **path)
+        return operation.handler(Call(services, request, caller, values, content), **path)
 
     app.add_url_rule(
         operation.path.replace("{", "<").replace("}", ">"),

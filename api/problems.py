@@ -19,6 +19,7 @@ from shared.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    OverLimit,
     QanvasError,
     TooLarge,
     Unauthorized,
@@ -57,6 +58,7 @@ _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
     (UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Busy, HTTPStatus.TOO_MANY_REQUESTS),
+    (OverLimit, HTTPStatus.TOO_MANY_REQUESTS),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
@@ -97,12 +99,15 @@ def of(error: QanvasError) -> Response:
     if isinstance(error, InvalidInput):
         return problem(status, str(error), errors=error.errors)
     headers = {}
-    if isinstance(error, Unavailable | Busy):
+    if isinstance(error, Unavailable | Busy | OverLimit):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="qanvas"'
     if isinstance(error, Unavailable):
         log.warning("503 for %s %s: %s", request.method, request.path, error)
+    if isinstance(error, OverLimit):
+        limit = {"name": error.name, "size": error.size}
+        return problem(status, str(error), headers=headers, type="urn:qanvas:problem:over-limit", limit=limit)
     return problem(status, str(error), headers=headers)
 
 

@@ -285,6 +285,7 @@ PROBLEM: Schema = {
         "detail": _TEXT,
         "instance": _TEXT,
         "id": _TEXT,
+        "limit": record("Which limit was met.", name=_TEXT, size=_COUNT),
         "errors": {
             "type": "array",
             "items": record("One fault of one field.", pointer=_TEXT, detail=_TEXT),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
+from api.limits import Limits
 from shared.catalog.catalog import Catalog
 from shared.database import Database
-from shared.errors import IdempotencyMismatch
+from shared.errors import QanvasError
 from shared.events import Events
 from shared.following import Follower
 from shared.jobs.batching import Combiner
@@ -21,17 +20,14 @@ from shared.jobs.leases import Leases
 from shared.jobs.records import Job, NewJob, Worker
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
+from shared.jobs.tenants import Tenants
 from shared.queue import Tickets
+from shared.remembered import Remembered
 from shared.settings import Settings
 from shared.storage.factory import open_storage
 
-#: seconds for which a list of live workers, or whether there are keys, is believed
-_FRESH = 1.0
-
 #: positions are counted up to here where many are asked for, or where counting would hold up a submission
 FAR = 1000
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +40,6 @@ class Accepted:
     position: int | None
 
 
-class Remembered(Generic[Value]):
-    """A value that is looked up at most once in ``seconds``, however many ask."""
-
-    def __init__(self, look_up: Callable[[], Value], seconds: float = _FRESH) -> None:
-        self._look_up, self._seconds = look_up, seconds
-        self._lock = threading.Lock()
-        self._known: tuple[float, Value] | None = None
-
-    def __call__(self) -> Value:
-        known = self._known
-        if known is None or known[0] < time.monotonic():
-            with self._lock:
-                known = self._known
-                if known is None or known[0] < time.monotonic():
-                    known = self._known = (time.monotonic() + self._seconds, self._look_up())
-        return known[1]
-
-
 class Services:
     """Everything that outlives a request. Opening it starts no thread but the publisher of tickets."""
 
@@ -71,6 +49,8 @@ class Services:
         self.jobs = JobStore(self.database)
         self.files = FileStore(self.database)
         self.keys = KeyStore(self.database)
+        self.tenants = Tenants(self.database, settings)
+        self.limits = Limits(self.tenants, settings.redis_url)
         self.leases = Leases(self.database, settings.lease_seconds)
         self.catalog = Catalog(settings, self.database)
         self.storage = open_storage(settings)
@@ -88,12 +68,17 @@ class Services:
         # waiting requests sit on threads; some must stay free for those that do not wait
         self._seats = threading.BoundedSemaphore(max(1, settings.api_threads * 3 // 4))
 
-    def _submit(self, batch: Sequence[NewJob]) -> Sequence[Accepted | IdempotencyMismatch]:
+    def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:
+        """The most jobs that each may have waiting; 0 for any number."""
+        return {tenant: self.tenants.limits(tenant).queued for tenant in set(tenants)}
+
+    def _submit(self, batch: Sequence[NewJob]) -> Sequence[Accepted | QanvasError]:
         """Commit together; how many jobs are before these is counted once for all of a queue and priority."""
         ahead: dict[tuple[str, int], int | None] = {}
-        answers: list[Accepted | IdempotencyMismatch] = []
-        for submitted in self.jobs.submit(batch):
-            if isinstance(submitted, IdempotencyMismatch):
+        answers: list[Accepted | QanvasError] = []
+        limits = self.waiting_limits(job.tenant for job in batch)
+        for submitted in self.jobs.submit(batch, limits=limits):
+            if isinstance(submitted, QanvasError):
                 answers.append(submitted)
                 continue
             job, position = submitted.job, None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from api import auth
 from api.inputs import Inputs
 from api.services import Accepted, Services
 from shared.errors import FieldError, InvalidInput, QanvasError
@@ -22,9 +23,12 @@ _LAST = 253_402_300_799
 
 
 def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency_key: str | None) -> Accepted:
-    """Persist one job. Raises InvalidInput, IdempotencyMismatch, Unavailable; then nothing is left behind."""
+    """Persist one job.
+
+    Raises InvalidInput, IdempotencyMismatch, OverLimit, Unavailable; then nothing is left behind."""
     if idempotency_key is not None and _KEY.fullmatch(idempotency_key) is None:
         raise InvalidInput.at("", "Idempotency-Key must be 1 to 255 visible ASCII characters")
+    services.limits.submission(auth.caller())
     inputs = Inputs(services, tenant)
     with _taken_back(inputs):
         new = _new(services, tenant, body, inputs, idempotency_key=idempotency_key)
@@ -38,6 +42,7 @@ def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency
 
 def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, Any]]) -> list[Job]:
     """Persist all of the jobs or none; pointers begin with ``/jobs/17``. Raises as ``submit`` does."""
+    services.limits.submission(auth.caller(), len(bodies))
     inputs = Inputs(services, tenant)
     faults: list[FieldError] = []
     new: list[NewJob] = []
@@ -50,7 +55,8 @@ def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, An
         if faults:
             raise InvalidInput(faults[:100])
         made: list[Job] = []
-        for submitted in services.jobs.submit(new):
+        limits = services.waiting_limits([tenant])
+        for submitted in services.jobs.submit(new, limits=limits, together=True):
             if isinstance(submitted, QanvasError):
                 raise submitted
             made.append(submitted.job)
@@ -59,8 +65,9 @@ def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, An
 
 
 def retry(services: Services, tenant: str, job_id: str) -> Job:
-    """A new job like an ended one. Raises NotFound, InvalidTransition."""
-    job = services.jobs.retry(job_id, tenant=tenant)
+    """A new job like an ended one. Raises NotFound, InvalidTransition, OverLimit."""
+    services.limits.submission(auth.caller())
+    job = services.jobs.retry(job_id, tenant=tenant, limits=services.waiting_limits([tenant]))
     _announce(services, [job])
     return job
 

@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from cli.commands import client, demo, keys, programs, train, up
+from cli.commands import client, demo, keys, programs, tenants, train, up
 from cli.progress import Unsuccessful
 from cli.signals import Stopped
 from shared.errors import QanvasError
@@ -32,6 +32,7 @@ for command in (
     client.models,
     train.train,
     keys.keys,
+    tenants.tenants,
     programs.api,
     programs.worker,
     programs.migrate,

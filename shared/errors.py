@@ -11,6 +11,7 @@
   - Conflict                   not possible in this state
     · InvalidTransition        the job's status does not allow it
   - TooLarge                   more bytes than the operator allows
+  - OverLimit                  more than the tenant's limits allow now
   - Unavailable                the database or Redis does not answer now
   - LeaseLost                  this worker no longer owns the job: write nothing
   - JobError                   how an attempt ended badly, as the job's ``error`` shows it
@@ -103,6 +104,14 @@ class InvalidTransition(Conflict):
 
 class TooLarge(QanvasError):
     pass
+
+
+class OverLimit(QanvasError):
+    """``name`` and ``size`` say which limit; after ``retry_after`` seconds it may be worth trying again."""
+
+    def __init__(self, name: str, size: int, detail: str, *, retry_after: int) -> None:
+        self.name, self.size, self.retry_after = name, size, max(1, retry_after)
+        super().__init__(f"{detail}; the limit is {size}, which the operator sets with: qanvas tenants set")
 
 
 class Unavailable(QanvasError):

@@ -40,6 +40,10 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _any_names(text: str) -> tuple[str, ...]:
+    return _names(text) if text.strip() else ()
+
+
 def _optional_path(text: str) -> Path | None:
     return Path(text).expanduser().resolve() if text else None
 
@@ -63,6 +67,12 @@ def _count(text: str) -> int:
 def _bytes(text: str) -> int:
     if (value := int(text)) < 0:
         raise ValueError("expected a whole number of bytes")
+    return value
+
+
+def _limit(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise ValueError("expected a whole number, or 0 for none")
     return value
 
 
@@ -116,6 +126,23 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("api_processes", "1", "Processes of the API.", _count),
     Setting("max_body_bytes", str(32 << 20), "Largest JSON body.", _bytes),
     Setting("max_upload_bytes", str(2 << 30), "Largest uploaded file.", _bytes),
+    Setting(
+        "body_seconds",
+        "30",
+        "Time within which the next 64 KiB of a request's body, or its rest, must come.",
+        _positive,
+    ),
+    Setting(
+        "trusted_hosts",
+        "",
+        "Names besides loopback's under which a server without keys answers, separated by commas.",
+        _any_names,
+    ),
+    Setting("limit_requests", "0", "Requests a minute that each key may make; 0: any number.", _limit),
+    Setting("limit_submissions", "0", "Jobs a minute that each key may submit; 0: any number.", _limit),
+    Setting("limit_queued", "0", "Jobs that a tenant may have waiting; 0: any number.", _limit),
+    Setting("limit_running", "0", "Jobs that a tenant may have running at once; 0: any number.", _limit),
+    Setting("limit_storage_bytes", "0", "Bytes that a tenant's files and outputs may have; 0: any.", _limit),
     Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
     Setting(
         "fake_models", "0", "1 puts the model `fake` into the catalog, for drills and load tests.", _flag
@@ -151,6 +178,13 @@ class Settings:
     api_processes: int
     max_body_bytes: int
     max_upload_bytes: int
+    body_seconds: float
+    trusted_hosts: tuple[str, ...]
+    limit_requests: int
+    limit_submissions: int
+    limit_queued: int
+    limit_running: int
+    limit_storage_bytes: int
     webhook_allow_private: bool
     fake_models: bool
     url: str

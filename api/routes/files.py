@@ -100,4 +100,5 @@ def delete_file(call: Call, id: str) -> Response:
     if not is_id("file", id):
         raise NotFound("file", id[:100])
     call.services.storage.delete(call.services.files.delete(id, tenant=call.tenant))
+    call.services.limits.storage.forget(call.tenant)
     return present.answer({"id": id, "object": "file", "deleted": True})

@@ -43,7 +43,8 @@ def readyz(call: Call) -> Response:
 @group.operation(
     "GET",
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Figures for Prometheus, of all tenants",
+    scope="admin",
     answers={200: Answer("In Prometheus's text format.", media_type="text/plain")},
 )
 def metrics(_: Call) -> Response:

@@ -228,6 +228,7 @@ def delete_job(call: Call, id: str) -> Response:
     for key in services.jobs.delete(id, tenant=call.tenant):
         services.storage.delete(key)
     services.storage.delete_prefix(f"checkpoints/{id}")
+    services.limits.storage.forget(call.tenant)
     with suppress(Unavailable):  # Redis forgets them by itself in a day
         services.events.forget(id)
     return Response(status=204)

@@ -24,15 +24,20 @@ def keys() -> None:
 @keys.command()
 @click.argument("name")
 @click.option("--tenant", default="default", show_default=True, help="Whose jobs it may see.")
-@click.option("--scope", "scopes", multiple=True, help="What it may do; all of it when not given.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("submit", "read"),
+    show_default=True,
+    help="What it may do: submit, read, or admin, which is all of it. May be given more than once.",
+)
 @options.data
 def create(name: str, tenant: str, scopes: tuple[str, ...], data: Path | None) -> None:
     """Make a key and print its secret, which cannot be had again."""
-    from shared.jobs.keys import SCOPES
-
     store = _store(data)
     given = cast("tuple[Scope, ...]", scopes)  # the store checks them
-    key, secret = store.create(name, tenant=tenant, scopes=given or SCOPES)
+    key, secret = store.create(name, tenant=tenant, scopes=given)
     click.echo(
         f"{key.id} for tenant {tenant}: {', '.join(key.scopes)}; keep the secret, it is shown once", err=True
     )

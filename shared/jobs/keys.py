@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 #: seconds between two notes of when a key was last used: a write for each request would be too many
 _NOTE_EVERY = 60.0
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,13 @@ class KeyStore:
     def create(
         self, name: str, *, tenant: str = "default", scopes: Sequence[Scope] = SCOPES
     ) -> tuple[Key, str]:
-        """A new key and its secret, which cannot be had again. Raises InvalidInput for unknown scopes."""
+        """A new key and its secret, which cannot be had again.
+
+        Raises InvalidInput for unknown scopes, and for names that are none.
+        """
+        check_tenant(tenant)
+        if not (name.isprintable() and 0 < len(name) <= 200):
+            raise InvalidInput.at("/name", "must be 1 to 200 printable characters")
         if unknown := [scope for scope in scopes if scope not in SCOPES]:
             raise InvalidInput.at("/scopes", f"unknown scope {unknown[0]!r}; allowed are {', '.join(SCOPES)}")
         secret = f"qk_{secrets.token_urlsafe(32)}"
@@ -91,6 +100,12 @@ class KeyStore:
         with self._database.read() as connection:
             query = sa.select(keys.c.id).where(keys.c.revoked_at.is_(None)).limit(1)
             return connection.execute(query).first() is not None
+
+
+def check_tenant(tenant: str) -> None:
+    """Raises InvalidInput."""
+    if _TENANT.fullmatch(tenant) is None:
+        raise InvalidInput.at("/tenant", "must be a name of 1 to 100 letters, digits and . _ -")
 
 
 def _hash(secret: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,13 +16,17 @@ from shared.errors import (
     InvalidInput,
     InvalidTransition,
     NotFound,
+    OverLimit,
     QanvasError,
 )
 from shared.ids import is_id, new_id
 from shared.jobs import transitions
+from shared.jobs.admission import Room
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
 from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import jobs, outputs, shown_status, status_in
+
+_NO_LIMITS: Mapping[str, int] = {}
 
 
 class JobStore:
@@ -31,33 +35,49 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, new: Sequence[NewJob]) -> list[Submitted | IdempotencyMismatch]:
+    def submit(
+        self, new: Sequence[NewJob], *, limits: Mapping[str, int] = _NO_LIMITS, together: bool = False
+    ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
         """Persist jobs in one transaction; a result for each, in order.
 
         A job whose idempotency key is known is not made again: its result is the earlier job with
-        ``replayed`` set, or an IdempotencyMismatch where that came from another request.
+        ``replayed`` set, or an IdempotencyMismatch where that came from another request. ``limits``: the most
+        jobs that a tenant may have waiting; what goes beyond is not made, its result an OverLimit.
+        ``together``: the jobs, of one tenant and without such keys, are all made or none; raises OverLimit.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
             rows = [_row(job, now) for job in new]
+            room = Room(self._database, connection, limits, (job.tenant for job in new))
+            if together and (refusal := room.take(new[0].tenant, len(new))) is not None:
+                raise refusal
             if any(job.idempotency_key is not None for job in new):
-                return self._insert_keyed(connection, rows)
-            connection.execute(sa.insert(jobs), rows)
-            return [Submitted(_fresh(row)) for row in rows]
+                return self._insert_keyed(connection, rows, room)
+            refusals = [None if together else room.take(job.tenant) for job in new]
+            made = [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]
+            if made:
+                connection.execute(sa.insert(jobs), made)
+            return [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
 
     def _insert_keyed(
-        self, connection: Connection, rows: list[dict[str, Any]]
-    ) -> list[Submitted | IdempotencyMismatch]:
+        self, connection: Connection, rows: list[dict[str, Any]], room: Room
+    ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
         dialect = postgresql if self._database.dialect == "postgresql" else sqlite
-        results: list[Submitted | IdempotencyMismatch] = []
+        results: list[Submitted | IdempotencyMismatch | OverLimit] = []
         for row in rows:
-            insert = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
-            if connection.execute(insert, row).first() is not None:
-                results.append(Submitted(_fresh(row)))
-                continue
+            refusal = room.take(row["tenant"])
+            if refusal is None:
+                insert = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
+                if connection.execute(insert, row).first() is not None:
+                    results.append(Submitted(_fresh(row)))
+                    continue
+                room.give_back(row["tenant"])
             same = (jobs.c.tenant == row["tenant"], jobs.c.idempotency_key == row["idempotency_key"])
-            found = connection.execute(sa.select(jobs).where(*same)).one()
-            if found.fingerprint != row["fingerprint"]:
+            found = connection.execute(sa.select(jobs).where(*same)).one_or_none()
+            if found is None:
+                assert refusal is not None  # else it would have been inserted
+                results.append(refusal)
+            elif found.fingerprint != row["fingerprint"]:
                 results.append(IdempotencyMismatch(row["idempotency_key"]))
             else:
                 results.append(Submitted(transitions.with_outputs(connection, [found])[0], replayed=True))
@@ -67,6 +87,12 @@ class JobStore:
         """One job with its outputs. Raises NotFound, also for another tenant's."""
         with self._database.read() as connection:
             return transitions.with_outputs(connection, [_one(connection, job_id, tenant)])[0]
+
+    def owned(self, job_ids: Sequence[str], *, tenant: str) -> set[str]:
+        """Those of the ids that are jobs of the tenant."""
+        mine = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.tenant == tenant)
+        with self._database.read() as connection:
+            return set(connection.execute(mine).scalars())
 
     def list(
         self,
@@ -144,8 +170,10 @@ class JobStore:
         with self._database.read() as connection:
             return dict(iter(connection.execute(query)))
 
-    def retry(self, job_id: str, *, tenant: str | None = None) -> Job:
-        """A new job like this ended one. Raises NotFound, and InvalidTransition while it has not ended."""
+    def retry(self, job_id: str, *, tenant: str | None = None, limits: Mapping[str, int] = _NO_LIMITS) -> Job:
+        """A new job like this ended one; ``limits`` as in ``submit``.
+
+        Raises NotFound, OverLimit, and InvalidTransition while it has not ended."""
         old = self.get(job_id, tenant=tenant)
         if not old.is_terminal:
             raise InvalidTransition(job_id, old.status, "retried before it has ended")
@@ -161,7 +189,7 @@ class JobStore:
             group=old.group,
             metadata={**old.metadata, "retry_of": old.id},
         )
-        [submitted] = self.submit([new])
+        [submitted] = self.submit([new], limits=limits)
         if isinstance(submitted, QanvasError):
             raise submitted
         return submitted.job

@@ -91,6 +91,8 @@ sa.Index(
     postgresql_where=_waiting_with_expiry,
 )
 sa.Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.id)
+_waiting = status_in(Status.QUEUED, Status.SCHEDULED)
+sa.Index("ix_jobs_waiting", jobs.c.tenant, sqlite_where=_waiting, postgresql_where=_waiting)
 _grouped = jobs.c.group_name.is_not(None)
 sa.Index(
     "ix_jobs_group",
@@ -176,6 +178,18 @@ keys = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("last_used_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+)
+
+# What is null is as the settings say; 0 is no limit.
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("name", _Name, primary_key=True),
+    sa.Column("requests", sa.Integer),
+    sa.Column("submissions", sa.Integer),
+    sa.Column("queued", sa.Integer),
+    sa.Column("running", sa.Integer),
+    sa.Column("storage_bytes", sa.BigInteger),
 )
 
 locks = sa.Table(

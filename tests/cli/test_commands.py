@@ -124,7 +124,7 @@ def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
     found = set(re.findall(r"^  ([a-z]+) {2,}", done.stdout, re.MULTILINE))
-    commands = "api demo jobs keys migrate models submit train up worker"
+    commands = "api demo jobs keys migrate models submit tenants train up worker"
     assert found == set(commands.split())
 
 

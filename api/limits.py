@@ -1,0 +1,140 @@
+"""What a key and its tenant may use: rates are counted in Redis, storage in the database.
+
+Where Redis is away rates are not enforced, with a line in the log: a queue that persists jobs without Redis
+shall not refuse them for want of a counter.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+from limits import RateLimitItemPerMinute
+from limits.errors import StorageError
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from shared.errors import OverLimit
+from shared.redis import connect
+
+if TYPE_CHECKING:
+    from api.auth import Caller
+    from shared.jobs.tenants import Tenants
+
+log = logging.getLogger(__name__)
+
+#: seconds that Redis may take to count, and for which it is left alone when it did not
+_PATIENCE, _PAUSE = 0.25, 1.0
+#: seconds for which a tenant's storage is believed
+_STORAGE_FRESH = 10.0
+#: seconds after which somebody may have deleted something
+_STORAGE_AGAIN = 60
+
+Rate = Literal["requests", "submissions"]
+_SAYS: dict[Rate, str] = {
+    "requests": "this key made too many requests in the last minute",
+    "submissions": "this key submitted too many jobs in the last minute",
+}
+
+
+class Rates:
+    """A moving window of a minute for each key and rate, exact to the entry, shared by all API processes."""
+
+    def __init__(self, redis_url: str) -> None:
+        pool = connect(redis_url, timeout=_PATIENCE).connection_pool
+        storage = RedisStorage(
+            "redis://", connection_pool=pool, key_prefix="qanvas:rate", wrap_exceptions=True
+        )
+        self._limiter = MovingWindowRateLimiter(storage)
+        self._away_until: float | None = None
+
+    def spend(self, rate: Rate, who: str, most: int, cost: int = 1) -> None:
+        """Count ``cost`` against the ``most`` that ``who`` may have in a minute; 0 is no limit.
+
+        Raises OverLimit; then nothing was counted."""
+        if not most or (self._away_until is not None and time.monotonic() < self._away_until):
+            return
+        window = RateLimitItemPerMinute(most)
+        try:
+            if self._limiter.hit(window, rate, who, cost=cost):
+                self._back()
+                return
+            again = self._limiter.get_window_stats(window, rate, who).reset_time - time.time()
+        except StorageError as error:
+            self._away(error)
+            return
+        more = f" and asks for {cost} more" if cost > 1 else ""
+        raise OverLimit(f"{rate}-per-minute", most, f"{_SAYS[rate]}{more}", retry_after=int(again) + 1)
+
+    def _away(self, error: StorageError) -> None:
+        if self._away_until is None:
+            log.warning("rates are not enforced while Redis does not count: %s", error.storage_error)
+        self._away_until = time.monotonic() + _PAUSE
+
+    def _back(self) -> None:
+        if self._away_until is not None:
+            self._away_until = None
+            log.warning("Redis counts again, rates are enforced")
+
+
+class Quotas:
+    """The bytes that tenants keep: summed up at times, and what this process adds meanwhile."""
+
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+        self._lock = threading.Lock()
+        self._used: dict[str, tuple[float, int]] = {}
+
+    def check(self, tenant: str, adding: int = 1) -> None:
+        """Raises OverLimit when so many bytes more are too many."""
+        most = self._tenants.limits(tenant).storage_bytes
+        if not most:
+            return
+        used = self._sum(tenant)
+        if used + adding > most:
+            raise OverLimit(
+                "storage-bytes",
+                most,
+                f"tenant {tenant} keeps {used} bytes of files and outputs; delete some of them first",
+                retry_after=_STORAGE_AGAIN,
+            )
+
+    def add(self, tenant: str, count: int) -> None:
+        """So many bytes were added, or removed where negative."""
+        with self._lock:
+            if (known := self._used.get(tenant)) is not None:
+                self._used[tenant] = (known[0], known[1] + count)
+
+    def forget(self, tenant: str) -> None:
+        """Something was deleted: sum up again when it next matters."""
+        with self._lock:
+            self._used.pop(tenant, None)
+
+    def _sum(self, tenant: str) -> int:
+        known = self._used.get(tenant)
+        if known is None or known[0] < time.monotonic():
+            used = self._tenants.stored_bytes(tenant)
+            with self._lock:
+                known = self._used[tenant] = (time.monotonic() + _STORAGE_FRESH, used)
+        return known[1]
+
+
+class Limits:
+    """Everything that a request may run into."""
+
+    def __init__(self, tenants: Tenants, redis_url: str) -> None:
+        self._tenants = tenants
+        self._rates = Rates(redis_url)
+        self.storage = Quotas(tenants)
+
+    def request(self, caller: Caller) -> None:
+        """Raises OverLimit when the key made too many requests."""
+        self._rates.spend("requests", caller.counted_as, self._tenants.limits(caller.tenant).requests)
+
+    def submission(self, caller: Caller, jobs: int = 1) -> None:
+        """Raises OverLimit when the key submitted too many jobs, or its tenant's storage is full."""
+        limits = self._tenants.limits(caller.tenant)
+        self._rates.spend("submissions", caller.counted_as, limits.submissions, jobs)
+        self.storage.check(caller.tenant)

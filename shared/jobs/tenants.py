@@ -1,0 +1,104 @@
+"""What a tenant may use: the settings' limits, and over them those that the operator set for it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from shared.database import Database
+from shared.errors import InvalidInput, NotFound
+from shared.jobs.keys import check_tenant
+from shared.jobs.tables import files, jobs, outputs, tenants
+from shared.remembered import Remembered
+from shared.settings import Settings
+
+#: the largest limit; PostgreSQL's Integer ends there, and no server gets near
+MOST = 2**31 - 1
+MOST_BYTES = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """0 is no limit."""
+
+    #: requests a minute, for each key
+    requests: int = 0
+    #: jobs submitted in a minute, for each key
+    submissions: int = 0
+    #: jobs that are queued or scheduled
+    queued: int = 0
+    #: jobs that run at once
+    running: int = 0
+    #: bytes of uploaded files and of outputs
+    storage_bytes: int = 0
+
+
+NAMES: tuple[str, ...] = tuple(field.name for field in fields(Limits))
+
+
+class Tenants:
+    """The limits of every tenant, as they were at most a second ago."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._default = Limits(**{name: getattr(settings, f"limit_{name}") for name in NAMES})
+        self._own: Remembered[Mapping[str, Limits]] = Remembered(self._look_up)
+
+    def limits(self, tenant: str) -> Limits:
+        """Raises Unavailable when they are not known and the database is away."""
+        return self._own().get(tenant, self._default)
+
+    def limited(self, name: str) -> bool:
+        """Whether any tenant at all has the limit of this name."""
+        return any(getattr(limits, name) for limits in (self._default, *self._own().values()))
+
+    def set(self, tenant: str, changes: Mapping[str, int]) -> None:
+        """Set some limits of a tenant; the others stay. Raises InvalidInput."""
+        check_tenant(tenant)
+        for name, size in changes.items():
+            most = MOST_BYTES if name == "storage_bytes" else MOST
+            if name not in NAMES or not 0 <= size <= most:
+                raise InvalidInput.at(f"/{name}", f"must be 0 for none, or a number up to {most}")
+        with self._database.write() as connection:
+            known = tenants.c.name == tenant
+            if connection.execute(sa.select(tenants.c.name).where(known)).first() is None:
+                connection.execute(sa.insert(tenants).values(name=tenant))
+            if changes:
+                connection.execute(sa.update(tenants).where(known).values(**changes))
+        self._own.forget()
+
+    def reset(self, tenant: str) -> None:
+        """Let the settings' limits hold for the tenant again. Raises NotFound where they do."""
+        with self._database.write() as connection:
+            gone = connection.execute(sa.delete(tenants).where(tenants.c.name == tenant)).rowcount
+        self._own.forget()
+        if not gone:
+            raise NotFound("limits of tenant", tenant)
+
+    def list(self) -> list[tuple[str, dict[str, int | None]]]:
+        """The tenants with limits of their own, by name; None where the settings' limit holds."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(tenants).order_by(tenants.c.name)).all()
+        return [(row.name, {name: getattr(row, name) for name in NAMES}) for row in rows]
+
+    def stored_bytes(self, tenant: str) -> int:
+        """Bytes of the tenant's files and outputs; takes as long as it has rows."""
+        of_files = sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(files.c.tenant == tenant)
+        of_outputs = (
+            sa.select(sa.func.coalesce(sa.func.sum(outputs.c.bytes), 0))
+            .join(jobs, jobs.c.id == outputs.c.job_id)
+            .where(jobs.c.tenant == tenant)
+        )
+        with self._database.read() as connection:
+            return sum(int(connection.execute(query).scalar_one()) for query in (of_files, of_outputs))
+
+    def _look_up(self) -> Mapping[str, Limits]:
+        return {tenant: self._over_default(own) for tenant, own in self.list()}
+
+    def _over_default(self, own: Mapping[str, Any]) -> Limits:
+        return Limits(
+            **{name: getattr(self._default, name) if own[name] is None else own[name] for name in NAMES}
+        )

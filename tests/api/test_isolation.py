@@ -1,0 +1,197 @@
+"""Every operation of the OpenAPI document, called by a tenant for what is another's: it is not there."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from api.app import create_app, operations
+from api.operations import Operation
+from api.services import Services
+from shared.catalog.entries import to_entry
+from shared.catalog.models import Model, Stored
+from shared.jobs.keys import SCOPES, Scope
+from shared.jobs.records import NewModel
+from shared.settings import Settings
+from tests.api.helpers import Api, Hand, png
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+#: operations that name nothing of anybody's, which the tests below look at one by one
+_OF_ALL = {
+    "docs",
+    "healthz",
+    "list_files",
+    "list_jobs",
+    "list_models",
+    "list_queues",
+    "list_workers",
+    "metrics",
+    "openapi_document",
+    "readyz",
+    "submit_job",
+    "submit_jobs",
+    "upload_file",
+}
+
+
+@dataclass
+class Possessions:
+    """One of everything that a tenant can have, by the first words of the paths that name it."""
+
+    headers: dict[str, str]
+    jobs: list[str]
+    file: str
+    output: str
+
+    def by_path(self, path: str) -> str:
+        kinds: Mapping[str, str] = {
+            "/v1/jobs/{id}": self.jobs[0],
+            "/v1/files/{id}": self.file,
+            "/v1/outputs/{id}": self.output,
+            "/v1/models/{id}": "secret-model",
+            "/v1/groups/{name}": "secret-group",
+        }
+        known = next((found for start, found in kinds.items() if path.startswith(start)), None)
+        assert known is not None, f"say in this test what {path} names"
+        return re.sub(r"{\w+}", known, path, count=1)
+
+
+@pytest.fixture
+def app(settings: Settings) -> Any:
+    app = create_app(settings.with_(host="0.0.0.0"))
+    yield app
+    app.extensions["qanvas"].close()
+
+
+@pytest.fixture
+def key(services: Services) -> Callable[..., dict[str, str]]:
+    def make(tenant: str, *scopes: Scope) -> dict[str, str]:
+        _, secret = services.keys.create("test", tenant=tenant, scopes=scopes)
+        return {"Authorization": f"Bearer {secret}"}
+
+    return make
+
+
+@pytest.fixture
+def theirs(hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]) -> Possessions:
+    headers = key("ann", "submit", "read")
+    body = {"model": "fake", "input": {"prompt": "secret"}, "group": "secret-group"}
+    jobs = [api.post("/v1/jobs", body, headers=headers).json["id"] for _ in range(2)]
+    first = hand.claim()
+    services.events.publish(first.id, "preview", {"url": "x"}, preview=png())
+    known = services.catalog.get("fake", "ann")
+    model = Model(
+        id="secret-model",
+        task=known.task,
+        engine="fake",
+        source=Stored("models/x"),
+        input_schema=known.input_schema,
+        output=known.output,
+        queue="default",
+    )
+    done = hand.succeed(first, png(), model=NewModel(id=model.id, entry=to_entry(model)))
+    hand.claim()
+    upload = {"file": (io.BytesIO(png()), "secret.png", "image/png")}
+    file = api.post("/v1/files", data=upload, headers=headers).json["id"]
+    return Possessions(headers, jobs, file, done.outputs[0].id)
+
+
+def _naming() -> list[Operation]:
+    return [operation for operation in operations() if "{" in operation.path]
+
+
+@pytest.mark.parametrize("operation", _naming(), ids=lambda operation: operation.id)
+def test_what_is_another_tenants_is_not_there(
+    operation: Operation, theirs: Possessions, api: Api, key: Callable[..., dict[str, str]]
+) -> None:
+    path = theirs.by_path(operation.path)
+    for scopes in (("submit", "read"), ("admin",)):
+        answer = api.call(operation.method, path, headers=key("bob", *scopes))
+        assert answer.status_code == 404, f"{operation.method} {path}: {answer.text}"
+        assert "secret" not in answer.text.replace("secret-model", "").replace("secret-group", "")
+    own = api.call(operation.method, path, headers=theirs.headers)
+    assert own.status_code not in (401, 403, 404), f"{operation.method} {path}: {own.text}"
+
+
+def test_every_operation_that_is_published_is_looked_at_here(api: Api) -> None:
+    paths = api.get("/openapi.json").json["paths"]
+    published = {verb["operationId"] for verbs in paths.values() for verb in verbs.values()}
+    assert published == _OF_ALL | {operation.id for operation in _naming()}
+
+
+def test_lists_show_a_tenant_its_own(
+    theirs: Possessions, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    bob = key("bob", "submit", "read")
+    assert api.get("/v1/jobs", headers=bob).json["data"] == []
+    assert api.get("/v1/jobs?group=secret-group", headers=bob).json["data"] == []
+    assert api.get(f"/v1/jobs?cursor={theirs.jobs[0]}", headers=bob).json["data"] == []
+    assert api.get("/v1/files", headers=bob).json["data"] == []
+    models = {model["id"] for model in api.get("/v1/models", headers=bob).json["data"]}
+    assert "secret-model" not in models and "fake" in models
+    mine = {model["id"] for model in api.get("/v1/models", headers=theirs.headers).json["data"]}
+    assert mine == models | {"secret-model"}
+
+
+def test_a_worker_shows_a_tenant_its_own_jobs_and_an_admin_all(
+    theirs: Possessions, hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    services.leases.heartbeat(replace(hand.worker, models=("fake", "secret-model")))
+
+    def seen(headers: dict[str, str]) -> tuple[list[str], list[str]]:
+        [worker] = api.get("/v1/workers", headers=headers).json["data"]
+        return worker["running"], worker["models"]
+
+    everything = ([theirs.jobs[1]], ["fake", "secret-model"])
+    assert seen(theirs.headers) == seen(key("bob", "admin")) == everything
+    assert seen(key("bob", "read")) == ([], ["fake"])
+
+
+def test_figures_of_all_tenants_are_for_admins(api: Api, key: Callable[..., dict[str, str]]) -> None:
+    assert api.get("/metrics", headers=key("bob", "submit", "read")).status_code == 403
+    assert api.get("/metrics", headers=key("bob", "admin")).status_code == 200
+
+
+def test_a_submission_cannot_use_what_is_another_tenants(
+    theirs: Possessions, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    bob = key("bob", "submit", "read")
+    for model, input in (
+        ("secret-model", {"prompt": "x"}),
+        ("train-gan", {"name": "mine", "dataset": theirs.file}),
+        ("train-gan", {"name": "mine", "dataset": theirs.output}),
+    ):
+        answer = api.post("/v1/jobs", {"model": model, "input": input}, headers=bob)
+        assert answer.status_code == 422, answer.text
+        assert {fault["pointer"] for fault in answer.json["errors"]} & {"/model", "/input/dataset"}
+    assert services.jobs.counts(tenant="bob") == {}
+
+
+def test_the_same_idempotency_key_of_two_tenants_is_two_jobs(
+    theirs: Possessions, api: Api, key: Callable[..., dict[str, str]]
+) -> None:
+    body = {"model": "fake", "input": {"prompt": "x"}}
+    once = {"Idempotency-Key": "the-same"}
+    made = [api.post("/v1/jobs", body, headers=key(tenant, "submit") | once) for tenant in ("ann", "bob")]
+    assert made[0].json["id"] != made[1].json["id"]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [one for one in operations() if one.scope is not None],
+    ids=lambda operation: operation.id,
+)
+def test_a_key_without_the_scope_is_refused_by_every_operation(
+    operation: Operation, api: Api, key: Callable[..., dict[str, str]]
+) -> None:
+    others = [scope for scope in SCOPES if scope not in (operation.scope, "admin")]
+    path = re.sub(r"{\w+}", "x", operation.path)
+    answer = api.call(operation.method, path, headers=key("ann", *others))
+    assert answer.status_code == 403, answer.text
+    assert repr(operation.scope) in answer.json["detail"]
