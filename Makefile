@@ -6,7 +6,7 @@ TESTS  ?=
 PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 BIN    := .venv/bin
 
-.PHONY: help demo up test test-fast check lint format docs clean
+.PHONY: help demo up test test-fast drill check lint format docs clean
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -22,6 +22,10 @@ test: .venv/installed   ## every test, with real servers and killed processes
 
 test-fast: .venv/installed  ## the tests that take less than two minutes together
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not chaos and not gpu" $(TESTS)
+
+drill: .venv/installed  ## kill everything at random for long (SEED=7 JOBS=3000 SECONDS=600 DATABASE=sqlite)
+	$(BIN)/python -m tests.drills $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(DATABASE),--database $(DATABASE))
 
 lint: .venv/installed   ## style and types
 	$(BIN)/ruff check .

@@ -42,6 +42,9 @@ class Database:
             )
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if backend == "sqlite" else "postgresql"
         self.engine = _sqlite(self.url) if self.dialect == "sqlite" else _postgresql(self.url)
+        #: it may crash alone: workers go on with what it forgot. SQLite goes down with all that use it, and a
+        #: killed process loses nothing
+        self.is_server = self.dialect == "postgresql"
         #: when the server's clock was asked, by ``time.monotonic``, and what it said beyond that
         self._clock: tuple[float, float] | None = None
 
@@ -55,8 +58,8 @@ class Database:
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """A transaction that is committed at the end of the block, or rolled back by an exception.
 
-        ``durable``: what it wrote survives a power cut (a killed process loses nothing either way). What a
-        lease or upkeep would restore by itself need not wait for the disk.
+        ``durable``: what it wrote survives a power cut, and the crash of a server. What a lease or upkeep
+        would restore by itself need not wait for the disk. What somebody acts upon must (``is_server``).
         """
         with _translated(), self.engine.connect() as connection:
             connection.execution_options(qanvas_write="durable" if durable else "relaxed")

@@ -98,11 +98,13 @@ class Postgres:
     fsync: bool = False
     process: subprocess.Popen[bytes] | None = None
     _count: int = 0
+    _moved: bool = False
 
     def start(self) -> Postgres:
         # PostgreSQL refuses to run as root
         user = _NOBODY if os.geteuid() == 0 else None
-        if user is not None:
+        if user is not None and not self._moved:
+            self._moved = True
             # a folder of its own: nobody else may look into pytest's, and those above stay as they are
             self.folder = Path(tempfile.mkdtemp(prefix="qanvas-postgres-"))
             os.chown(self.folder, user, user)
@@ -155,6 +157,17 @@ class Postgres:
         )
         with engine.connect() as connection:
             connection.exec_driver_sql(statement)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and its backends: what they had not written is gone, as after a crash."""
+        assert self.process is not None
+        family = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait()
+        # it cannot start again while a backend still holds the shared memory
+        wait_until(lambda: not any(map(_lives, family[:-1])), what="the backends to be gone")
 
     def stop(self) -> None:
         if self.process is not None:

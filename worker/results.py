@@ -35,6 +35,11 @@ class Results:
         self._storage.delete_prefix(_outputs_of(job_id, attempt))
         self._storage.delete_prefix(_model_of(job_id, attempt))
 
+    def take_back_before(self, job_id: str, attempt: int) -> None:
+        """Remove what earlier attempts stored, should whoever was to do so have died before."""
+        for earlier in range(1, attempt):
+            self.take_back(job_id, earlier)
+
     def _outputs(self, job: Job, outputs: Sequence[Image | File]) -> tuple[NewOutput, ...]:
         prefix = _outputs_of(job.id, job.attempt)
         return tuple(self._output(job, index, output, prefix) for index, output in enumerate(outputs))

@@ -208,6 +208,8 @@ class Runner:
         with suppress(Unavailable):  # upkeep removes what stays
             if ended.status is not Status.SUCCEEDED:
                 self._results.take_back(job.id, job.attempt)
+            if ended.is_terminal:
+                self._results.take_back_before(job.id, job.attempt)
             if ended.is_terminal and held.has_checkpoint:
                 self._checkpoints.forget(job.id)
 

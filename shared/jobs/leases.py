@@ -35,7 +35,10 @@ _CANCELED = {"type": "canceled", "message": "canceled while it ran", "retryable"
 
 
 class Leases:
-    """A worker's hold on jobs. Every method is one transaction."""
+    """A worker's hold on jobs. Every method is one transaction.
+
+    What a worker or upkeep acts upon is durable before it does: a claim that a crashed server forgot would
+    give one attempt to two workers, and the files of one would be removed as those of the other."""
 
     def __init__(self, database: Database, lease_seconds: float, backoff: Backoff | None = None) -> None:
         self._database = database
@@ -46,7 +49,7 @@ class Leases:
         """Take up to ``limit`` of the best queued jobs: highest priority first, then oldest.
 
         Each is running now, its ``attempt`` raised; nobody else gets it while the lease is renewed."""
-        with self._database.write(durable=False) as connection:
+        with self._database.write(durable=self._database.is_server) as connection:
             now = self._database.now(connection)
             wanted = {"queue": queue, "limit": limit}
             ids = connection.execute(_best(self._database.dialect), wanted).scalars().all()
@@ -152,7 +155,7 @@ class Leases:
         expired = sa.select(jobs).where(status_in(Status.RUNNING), jobs.c.lease_until < sa.bindparam("now"))
         if self._database.dialect == "postgresql":
             expired = expired.with_for_update(skip_locked=True)
-        with self._database.write(durable=False) as connection:
+        with self._database.write(durable=self._database.is_server) as connection:
             now = self._database.now(connection)
             rows = connection.execute(expired.order_by(jobs.c.id), {"now": now}).all()
             return [job for row in rows for job in self._lost(connection, row, now)]
@@ -161,7 +164,7 @@ class Leases:
         """Take back the jobs of a worker that is known to be dead, as ``reap`` does.
 
         Those not among ``begun`` had no part in its death: their attempt does not count."""
-        with self._database.write(durable=False) as connection:
+        with self._database.write(durable=self._database.is_server) as connection:
             now = self._database.now(connection)
             held = sa.select(jobs).where(status_in(Status.RUNNING), jobs.c.worker == worker_id)
             rows = connection.execute(held.order_by(jobs.c.id)).all()
@@ -203,7 +206,7 @@ class Leases:
 
     def expire(self) -> list[Job]:
         """End the jobs that did not start in time."""
-        with self._database.write(durable=False) as connection:
+        with self._database.write(durable=self._database.is_server) as connection:
             now = self._database.now(connection)
             rows = transitions.apply(connection, "expire", jobs.c.expires_at <= now, now=now)
         return list(map(transitions.record, rows))

@@ -31,6 +31,18 @@ def test_a_job_whose_worker_is_killed_runs_again_and_ends_once(shop: Shop) -> No
 
 
 @one_database
+def test_what_a_dead_attempt_stored_is_removed_when_a_later_one_ends(shop: Shop) -> None:
+    job_id = shop.draw()
+    [dead] = shop.leases.claim("wrk_dead", "default")
+    shop.storage.write(f"outputs/{job_id}/{dead.attempt}/0.png", b"never named")
+    shop.leases.bury("wrk_dead", [job_id])  # and the upkeep that did so died before it took the file back
+    shop.worker()
+    assert shop.wait(job_id).attempt == 2
+    named = [f"outputs/{job_id}/2/0.png"]
+    wait_until(lambda: list(shop.storage.list(f"outputs/{job_id}")) == named, what="the orphan to go")
+
+
+@one_database
 def test_a_killed_job_goes_on_from_its_checkpoint(shop: Shop) -> None:
     first = shop.worker()
     job_id = shop.draw(steps=80, step_seconds=0.1)

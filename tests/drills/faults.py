@@ -1,0 +1,96 @@
+"""What goes wrong, in an order that a seed gives."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from tests.drills.stage import Stage, kill
+
+#: seconds between two faults
+_PAUSE = (0.7, 2.0)
+
+
+def _kill_worker(stage: Stage, dice: random.Random) -> None:
+    victim = dice.choice(stage.workers)
+    stage.workers.remove(victim)
+    kill(victim)
+    stage.start_worker()
+
+
+def _drain_worker(stage: Stage, dice: random.Random) -> None:
+    """SIGTERM, and while it drains its successor starts."""
+    leaver = dice.choice(stage.workers)
+    stage.workers.remove(leaver)
+    leaver.process.terminate()
+    stage.start_worker()
+
+
+def _kill_api(stage: Stage, dice: random.Random) -> None:
+    if stage.api is not None:
+        kill(stage.api)
+    stage.start_api()
+
+
+def _restart_valkey(stage: Stage, dice: random.Random) -> None:
+    stage.valkey.kill()
+    time.sleep(dice.uniform(0.0, 1.0))
+    stage.valkey.start()
+
+
+def _flush_valkey(stage: Stage, dice: random.Random) -> None:
+    stage.valkey.flush()
+
+
+def _hang_valkey(stage: Stage, dice: random.Random) -> None:
+    stage.valkey.pause()
+    time.sleep(dice.uniform(0.2, 1.5))
+    stage.valkey.resume()
+
+
+def _restart_postgres(stage: Stage, dice: random.Random) -> None:
+    assert stage.postgres is not None
+    stage.postgres.kill()
+    time.sleep(dice.uniform(0.0, 0.5))
+    stage.postgres.start()
+
+
+FAULTS: Mapping[str, Callable[[Stage, random.Random], None]] = {
+    "workers killed": _kill_worker,
+    "workers drained": _drain_worker,
+    "API killed": _kill_api,
+    "Valkey killed": _restart_valkey,
+    "Valkey flushed": _flush_valkey,
+    "Valkey hung": _hang_valkey,
+    "PostgreSQL killed": _restart_postgres,
+}
+
+
+def inject(stage: Stage, seed: int, seconds: float) -> Counter[str]:
+    """Break things for so long; what was broken, and how often.
+
+    Faults are dealt from a shuffled pack, so that each kind comes up about as often as the others. Call it
+    on the main thread: what is started dies with the thread that started it."""
+    dice = random.Random(seed)
+    counts: Counter[str] = Counter()
+    pack: list[str] = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(dice.uniform(*_PAUSE))
+        pack = pack or _shuffled(stage, dice)
+        name = pack.pop()
+        FAULTS[name](stage, dice)
+        counts[name] += 1
+        counts["workers crashed"] += stage.revive()  # by jobs that do that
+    return counts
+
+
+def _shuffled(stage: Stage, dice: random.Random) -> list[str]:
+    """A PostgreSQL is killed twice as often: what it forgets is what would hurt most."""
+    pack = [name for name in FAULTS if name != "PostgreSQL killed"]
+    if stage.postgres is not None:
+        pack += 2 * ["PostgreSQL killed"]
+    dice.shuffle(pack)
+    return pack

@@ -1,0 +1,145 @@
+"""What a drill breaks: a database, a Valkey, one API process and a few workers, all real."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import sqlalchemy as sa
+
+from shared.database import Database
+from shared.settings import Settings
+from tests.servers import Postgres, Qanvas, Valkey, free_port, wait_until
+
+#: seconds, short, so that what dies is soon missed
+LEASE, UPKEEP, DRAIN = 2.0, 0.5, 2.0
+
+
+@dataclass
+class Stage:
+    """All that runs. Everything is started on the main thread: it dies with the thread that started it."""
+
+    folder: Path
+    settings: Settings
+    valkey: Valkey
+    postgres: Postgres | None
+    api: Qanvas | None = None
+    workers: list[Qanvas] = field(default_factory=list)
+    started: list[Qanvas] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    def start_api(self) -> None:
+        self.api = self._start("api")
+
+    def start_worker(self) -> None:
+        self.workers.append(self._start("worker", "--slots", "3"))
+
+    def _start(self, *arguments: str) -> Qanvas:
+        log = self.folder / "processes" / f"{len(self.started)}-{arguments[0]}.out"
+        self.started.append(Qanvas(arguments, self.settings, log))
+        return self.started[-1]
+
+    def wait_until_ready(self) -> None:
+        """The API answers, and every worker has said that it is ready."""
+
+        def answers() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return False
+
+        wait_until(answers, 120, what="the API")
+        for worker in self.workers:
+            worker.wait_for_line("ready", 120)
+
+    def revive(self) -> int:
+        """Start again what has died by itself, as a service manager would; how many that were."""
+        dead = [worker for worker in self.workers if worker.process.poll() is not None]
+        for worker in dead:
+            self.workers.remove(worker)
+            self.start_worker()
+        if self.api is None or self.api.process.poll() is not None:
+            self.start_api()
+        return len(dead)
+
+    def close(self) -> None:
+        for process in self.started:
+            process.clean()
+
+
+@contextmanager
+def stage(folder: Path, dialect: str, workers: int = 3) -> Iterator[Stage]:
+    """Everything up, over an empty database; nothing is left afterwards."""
+    for name in ("valkey", "postgres"):
+        (folder / name).mkdir(parents=True)
+    valkey = Valkey(folder / "valkey").start()
+    postgres = Postgres(folder / "postgres").start() if dialect == "postgresql" else None
+    url = f"sqlite:///{folder / 'qanvas.db'}" if postgres is None else postgres.create()
+    environment = {
+        "QANVAS_DATA": str(folder / "data"),
+        "QANVAS_DATABASE_URL": url,
+        "QANVAS_REDIS_URL": valkey.url,
+        "QANVAS_PORT": str(free_port()),
+        "QANVAS_FAKE_MODELS": "1",
+        "QANVAS_DEVICE": "cpu",
+        "QANVAS_QUEUES": "default",
+        "QANVAS_LEASE_SECONDS": str(LEASE),
+        "QANVAS_UPKEEP_SECONDS": str(UPKEEP),
+        "QANVAS_DRAIN_SECONDS": str(DRAIN),
+    }
+    found = Stage(folder, Settings.from_env(environment), valkey, postgres)
+    try:
+        database = Database(url)
+        database.migrate()
+        witness(database)
+        database.dispose()
+        found.start_api()
+        for _ in range(workers):
+            found.start_worker()
+        found.wait_until_ready()
+        yield found
+    finally:
+        found.close()
+        valkey.stop()
+        if postgres is not None:
+            postgres.stop()
+
+
+#: a row for each time a job entered a terminal status, written by the database itself
+_WITNESS = {
+    "sqlite": """
+        CREATE TRIGGER drill_ends AFTER UPDATE OF status ON jobs
+        WHEN OLD.status <> NEW.status AND NEW.status IN ('succeeded', 'failed', 'canceled', 'expired')
+        BEGIN INSERT INTO drill_endings VALUES (NEW.id, NEW.status, NEW.attempt); END
+    """,
+    "postgresql": """
+        CREATE FUNCTION drill_note() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO drill_endings VALUES (NEW.id, NEW.status, NEW.attempt); RETURN NEW; END $$;
+        CREATE TRIGGER drill_ends AFTER UPDATE OF status ON jobs FOR EACH ROW
+        WHEN (OLD.status <> NEW.status AND NEW.status IN ('succeeded', 'failed', 'canceled', 'expired'))
+        EXECUTE FUNCTION drill_note()
+    """,
+}
+
+
+def witness(database: Database) -> None:
+    """Let the database note every ending, so that the audit need not trust the code it audits."""
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE drill_endings (job_id text, status text, attempt integer)")
+        connection.execute(sa.text(_WITNESS[database.dialect]))
+
+
+def kill(process: Qanvas) -> None:
+    """SIGKILL to a process and all it started, at once."""
+    family = process.family()
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.process.wait()
