@@ -102,7 +102,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("catalog", "", "TOML file of further models; empty: the starters alone.", _optional_path),
     Setting("queues", "default,training", "Queues a worker serves, separated by commas.", _names),
     Setting(
-        "slots", "2", "Jobs a worker holds at once: one computes, others are prepared and stored.", _count
+        "slots",
+        "8",
+        "Jobs a worker holds at once: they share steps where that pays, or wait their turn.",
+        _count,
     ),
     Setting("device", "auto", "Where models compute: auto, cpu, cuda, cuda:1, mps.", str),
     Setting("memory_bytes", "0", "Budget for models kept loaded, in bytes; 0: most of the device's.", _bytes),

@@ -46,7 +46,7 @@ class House:
         leases = Leases(self.database, settings.lease_seconds, backoff)
         results, checkpoints = Results(storage), Checkpoints(storage)
         self.device = device.name
-        self.kiln = Kiln(device, memory_budget(device, settings.memory_bytes))
+        self.kiln = Kiln(device, memory_budget(device, settings.memory_bytes), slots=settings.slots)
         self.events = Events(settings.redis_url)
         self.tickets = Tickets(settings)
         self.scratch = Scratch(settings.data / "scratch", self.id)

@@ -79,6 +79,7 @@ class Preparer:
             scratch=scratch,
             resume=self._checkpoints.fetch(job.id, scratch / "resume") if job.attempt > 1 else None,
             background=job.queue == TRAINING,
+            apart=bool(job.input.get("exact")),
             timeout=job.timeout,
         )
 

@@ -37,7 +37,7 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
 @click.command()
 @click.option("--queues", help="Queues to serve, separated by commas (QANVAS_QUEUES, default,training).")
 @click.option("--device", help="Where models compute: auto, cpu, cuda:1, mps (QANVAS_DEVICE, auto).")
-@click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 2).")
+@click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 8).")
 @click.option(
     "--check", is_flag=True, help="Only say whether a worker lives on this machine; for health checks."
 )

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from worker.engines.base import Device, Image, Progress, Stopped, StopReason
+from worker.engines.base import Call, Device, Image, Progress, Stopped, StopReason
 
 
 @dataclass
@@ -39,6 +40,9 @@ class Recorder:
             self.progress.append(progress)
         if next(self._boundaries) == self.stop_at:
             raise Stopped(self.reason)
+
+    def share(self, call: Call) -> Any:
+        return call.point.compute([call])[0]
 
     def token(self, text: str) -> None:
         self.tokens.append(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -93,6 +93,47 @@ class Result:
     model: TrainedModel | None = None
 
 
+class Point(Protocol):
+    """A place in a loaded model where calls of several jobs can be computed as one."""
+
+    @property
+    def name(self) -> str:
+        """As people know it: ``unet``, ``vae.decode``."""
+
+    def compute(self, calls: Sequence[Call]) -> Sequence[Any]:
+        """An answer for each call, in order; a call alone is computed exactly as it was made.
+
+        Raises OutOfMemory, NotShareable for calls that cannot be put together, and what the model raises."""
+
+    def agree(self, one: Any, other: Any) -> bool:
+        """Whether two answers to the same call are the same within the error of rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a job that waits to be computed, perhaps together with those of others."""
+
+    point: Point
+    #: what the point needs to compute it
+    arguments: Any
+    #: calls of one point with equal keys may be computed as one; None: this one is computed apart
+    key: Hashable = None
+    #: why there is no key
+    apart: str = ""
+    #: rows of a batch that it takes
+    rows: int = 1
+    #: calls of equal layout are put together in the same way, which is checked once; None: no need to
+    layout: Hashable = None
+    #: calls of equal size take equally long for equal rows; None: the time is not measured
+    size: str | None = None
+    #: one of many alike in its job. What comes once, as encoding a prompt does, goes first
+    looped: bool = True
+
+
+class NotShareable(Exception):
+    """These calls cannot be computed as one, for the reason given; each alone can."""
+
+
 class Context(Protocol):
     """A job's line to the outside while it computes; only the job's own thread calls it."""
 
@@ -109,6 +150,11 @@ class Context(Protocol):
 
     def boundary(self, progress: Progress | None = None) -> None:
         """Report progress and let others run. Raises Stopped when the job shall end."""
+
+    def share(self, call: Call) -> Any:
+        """Have a call computed, together with equal ones of other jobs; a boundary too.
+
+        Returns the answer, or raises what computing it raised."""
 
     def token(self, text: str) -> None:
         """Stream a piece of generated text."""

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from worker.engines.adapters import Active, Adapters
 from worker.engines.base import Context, Device, Image, Progress, Result, Work
 from worker.engines.memory import memory_errors, module_bytes
 from worker.engines.schedulers import make_scheduler, scheduler_name
+from worker.engines.sharing.points import install, taking_part
 from worker.engines.variants import let_clip_skip, parameters_of, pipeline_for, with_controlnet
 
 #: our name of an input → the pipelines' name
@@ -92,6 +93,7 @@ class DiffusionEngine:
             if (controlnet := model.options.get("controlnet")) is not None:
                 pipe = with_controlnet(pipe, Path(controlnet), pipe.dtype, device.name)
         pipe.set_progress_bar_config(disable=True)
+        install(pipe)
         rules = [schema.get("properties", {}) for schema in model.schemas.values()]
         defaults = {
             name: rule["default"] for known in rules for name, rule in known.items() if "default" in rule
@@ -116,7 +118,9 @@ class DiffusionEngine:
         # CPU generators give the same noise on every device
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
         _report_steps(pipe, arguments, work.input, _OwnTurns(context, loaded.adapters, adapters))
-        with memory_errors(f"making {count} image(s) with {work.input.get('steps')} steps"):
+        doing = f"making {count} image(s) with {work.input.get('steps')} steps"
+        ready = partial(loaded.adapters.activate, adapters)
+        with memory_errors(doing), taking_part(context, state=adapters, ready=ready):
             images = pipe(**arguments, generator=generators, output_type="pil").images
         pixels = [np.asarray(image.convert("RGB")) for image in images]
         return Result(

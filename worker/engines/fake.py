@@ -10,6 +10,7 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from shared.catalog.models import Model
 from shared.errors import JobError, OutOfMemory
-from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
+from worker.engines.base import Call, Context, Device, Image, Progress, Result, Stopped, StopReason, Work
 
 #: seconds between two checkpoints
 CHECKPOINT_EVERY = 1.0
@@ -53,7 +54,8 @@ class FakeEngine:
         context.boundary(Progress("draw", canvas.step, steps))
         try:
             while canvas.step < steps:
-                canvas = _step(work, canvas)
+                _fault(work, canvas.step + 1)
+                canvas = context.share(_call(work, canvas))
                 context.boundary(Progress("draw", canvas.step, steps))
                 _preview(work, canvas, context)
                 if time.monotonic() - saved >= CHECKPOINT_EVERY:
@@ -74,16 +76,40 @@ def _fault(work: Work, step: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _Easel:
+    """Implements ``Point``: the steps of several jobs take the time of one."""
+
+    name = "draw"
+
+    def compute(self, calls: Sequence[Call]) -> list[_Canvas]:
+        """Raises OutOfMemory where one of the jobs orders it for so many."""
+        canvases: list[tuple[Work, _Canvas]] = [call.arguments for call in calls]
+        for work, _ in canvases:
+            most = work.input.get("oom_above")
+            if most is not None and len(calls) > most:
+                raise OutOfMemory(f"out of memory with {len(calls)} in one step, as ordered by oom_above")
+        if seconds := max(_seconds(work) for work, _ in canvases):
+            time.sleep(seconds)
+        return [_step(work, canvas) for work, canvas in canvases]
+
+    def agree(self, one: _Canvas, other: _Canvas) -> bool:
+        return one.step == other.step and np.array_equal(one.pixels, other.pixels)
+
+
+_EASEL = _Easel()
+
+
+def _call(work: Work, canvas: _Canvas) -> Call:
+    return Call(point=_EASEL, arguments=(work, canvas), key=_seconds(work))
+
+
+def _seconds(work: Work) -> float:
+    return float(work.input.get("step_seconds") or 0.0)
+
+
 def _step(work: Work, canvas: _Canvas) -> _Canvas:
     """Draw one more patch."""
     number = canvas.step + 1
-    _fault(work, number)
-    shared_by = 1  # jobs in this step
-    most = work.input.get("oom_above")
-    if most is not None and shared_by > most:
-        raise OutOfMemory(f"out of memory with {shared_by} in one step, as ordered by oom_above")
-    if seconds := float(work.input.get("step_seconds") or 0.0):
-        time.sleep(seconds)
     pixels = canvas.pixels.copy()
     height, width, _ = pixels.shape
     random = _random(work, number)

@@ -7,13 +7,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.catalog.models import Model
-from worker.engines.base import Device, Engine, Image, Progress, Result, Stopped, StopReason, Work
+from worker.engines.base import Call, Device, Engine, Image, Progress, Result, Stopped, StopReason, Work
 from worker.kiln.baton import JobThread, JobThreads
+from worker.kiln.forwards import Answer
 
 
 class Watcher(Protocol):
@@ -44,6 +45,8 @@ class Order:
     resume: Path | None = None
     #: runs beside others instead of before those that come later
     background: bool = False
+    #: computes nothing together with others
+    apart: bool = False
     #: seconds that the job may run, from its first turn on
     timeout: float | None = None
 
@@ -100,6 +103,9 @@ class Firing:
         self.thread: JobThread | None = None
         #: what computing came to; the engine thread makes it the outcome
         self.computed: Outcome | None = None
+        #: where the job waits, and then what came of it
+        self.call: Call | None = None
+        self.answer: Answer | None = None
         self.outcome: Outcome | None = None
         self._lock = threading.Lock()
         self._notices: queue.SimpleQueue[Preview | Checkpoint | None] = queue.SimpleQueue()
@@ -161,6 +167,7 @@ class JobContext:
         self._firing = firing
         self._device = device
         self._checkpoints = 0
+        self._shared = False
 
     @property
     def device(self) -> Device:
@@ -179,8 +186,28 @@ class JobContext:
     def boundary(self, progress: Progress | None = None) -> None:
         if progress is not None:
             self._firing.watcher.progress(progress)
+        if not self._shared:  # a call since the last boundary was one already
+            self._hand_back()
+        self._shared = False
+        self._go_on()
+
+    def share(self, call: Call) -> Any:
+        firing = self._firing
+        firing.call = replace(call, key=None, apart="exact") if firing.order.apart else call
+        self._hand_back()
+        self._shared = True
+        answer, firing.call, firing.answer = firing.answer, None, None
+        self._go_on()
+        assert answer is not None
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+
+    def _hand_back(self) -> None:
         assert self._firing.thread is not None
         self._firing.thread.hand_back()
+
+    def _go_on(self) -> None:
         if (reason := self._firing.shall_stop) is not None:
             raise Stopped(reason)
 

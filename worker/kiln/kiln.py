@@ -11,9 +11,11 @@ from pathlib import Path
 from shared.errors import OutOfMemory, QanvasError
 from worker.engines.base import Device, Progress, Stopped
 from worker.kiln.baton import JobThreads
-from worker.kiln.decide import Candidate, Spent, next_turn
+from worker.kiln.costs import Costs
+from worker.kiln.decide import Candidate, Spent, Waiting, next_turn
 from worker.kiln.devices import release_memory
 from worker.kiln.firing import Firing, JobContext, Order, Outcome, Watcher
+from worker.kiln.forwards import Forwards
 from worker.kiln.residency import Residency, Resident
 
 log = logging.getLogger(__name__)
@@ -23,9 +25,12 @@ class Kiln:
     """Owns one device. ``submit`` from any thread; everything else happens on the engine thread, or on the
     one job's thread that it has given the baton to."""
 
-    def __init__(self, device: Device, budget: int) -> None:
+    def __init__(self, device: Device, budget: int, *, slots: int = 8) -> None:
+        """``budget``: bytes that models may keep; ``slots``: jobs that the foreground is given at once."""
         self.device = device
+        self._slots = slots
         self._residency = Residency(budget)
+        self._forwards = Forwards(lambda: self._evict(down_to=0))
         self._threads = JobThreads()
         self._firings: list[Firing] = []
         self._spent = Spent()
@@ -57,6 +62,11 @@ class Kiln:
         """Bytes: what models may keep, and what they do keep."""
         return {"budget": self._residency.budget, "models": self._residency.used}
 
+    @property
+    def forwards(self) -> dict[str, int]:
+        """How calls were computed since the worker started; see ``Forwards.counts``."""
+        return dict(self._forwards.counts)
+
     def close(self, timeout: float | None = None) -> None:
         """Take no more jobs, and wait until those that are in have ended (the caller stops them)."""
         with self._changed:
@@ -72,16 +82,44 @@ class Kiln:
                     self._firings.append(self._arriving.popleft())
             if not self._firings:
                 break
-            candidates = {_candidate(firing): firing for firing in self._firings}
-            chosen = next_turn(list(candidates), self._spent)
+            candidates = [self._candidate(firing) for firing in self._firings]
+            firings = {firing.arrived: firing for firing in self._firings}
+            full = sum(not candidate.background for candidate in candidates) >= self._slots
+            chosen = next_turn(candidates, self._spent, full=full)
             began = time.monotonic()
-            self._turn(candidates[chosen])
-            self._spent = self._spent.after(chosen, time.monotonic() - began, list(candidates))
+            self._turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
+            self._spent = self._spent.after(chosen[0], time.monotonic() - began, candidates)
         self._threads.end()
         self._evict(down_to=0)
 
-    def _turn(self, firing: Firing) -> None:
-        """Let a job compute up to its next boundary."""
+    def _candidate(self, firing: Firing) -> Candidate:
+        call, order = firing.call, firing.order
+        waiting = None
+        if call is not None:
+            key = None if call.key is None else (id(call.point), call.key)
+            costs = Costs(most=self._forwards.most_rows(call))
+            waiting = Waiting(key, call.rows, call.looped, costs)
+        return Candidate(
+            order.work.job_id,
+            firing.arrived,
+            order.model_key,
+            background=order.background,
+            stopping=firing.shall_stop is not None,
+            begun=firing.thread is not None,
+            apart=order.apart,
+            waiting=waiting,
+        )
+
+    def _turn(self, chosen: list[Firing], *, stopping: bool) -> None:
+        """Compute the call at which these jobs wait, if they do, and let each go on to its next boundary."""
+        calls = [firing.call for firing in chosen if firing.call is not None]
+        if calls and not stopping:
+            for firing, answer in zip(chosen, self._forwards.compute(calls), strict=True):
+                firing.answer = answer
+        for firing in chosen:
+            self._go_on(firing)
+
+    def _go_on(self, firing: Firing) -> None:
         if firing.thread is None:
             try:
                 self._start(firing)
@@ -136,11 +174,13 @@ class Kiln:
         self._evict(down_to=self._residency.budget)  # the estimate may have been too low
         return resident
 
-    def _evict(self, *, down_to: int) -> None:
+    def _evict(self, *, down_to: int) -> bool:
+        """Free idle models; whether there were any to free."""
         evicted = [resident.name for resident in self._residency.evict_idle(down_to)]
         if evicted:
             log.info("evicted %s", ", ".join(evicted))
             release_memory(self.device)
+        return bool(evicted)
 
 
 class _Body:
@@ -157,15 +197,6 @@ class _Body:
             firing.computed = Outcome(result=result, load_seconds=firing.load_seconds)
         except BaseException as error:  # noqa: BLE001 - whoever ordered the job gets it
             firing.computed = Outcome.of_error(error, firing.load_seconds)
-
-
-def _candidate(firing: Firing) -> Candidate:
-    return Candidate(
-        firing.order.work.job_id,
-        firing.arrived,
-        background=firing.order.background,
-        stopping=firing.shall_stop is not None,
-    )
 
 
 def _weights(folder: Path | None) -> int:

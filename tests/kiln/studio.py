@@ -1,0 +1,81 @@
+"""A kiln with one engine, where several jobs can be made to begin at once."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from shared.catalog.models import Builtin, Model
+from worker.engines.base import Context, Device, Engine, Progress, Result, Work
+from worker.kiln.firing import Firing, Order, Outcome
+from worker.kiln.kiln import Kiln
+
+
+class Quiet:
+    """Implements ``Watcher``."""
+
+    def begun(self) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def token(self, text: str) -> None: ...
+
+
+class _Gate:
+    """An engine whose job holds the device until the gate is open."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+
+    def load(self, model: Model, folder: Path | None, device: Device) -> None: ...
+
+    def nbytes(self, loaded: None) -> int:
+        return 0
+
+    def run(self, loaded: None, work: Work, context: Context) -> Result:
+        assert self.open.wait(60)
+        return Result()
+
+
+class Studio:
+    def __init__(self, folder: Path, engine: Engine, **kiln: Any) -> None:
+        self.kiln = Kiln(Device(), 1 << 40, **kiln)
+        self.engine = engine
+        self._folder = folder
+        self._numbers = itertools.count(1)
+
+    def submit(
+        self, given: Mapping[str, Any], *, model: str = "m", engine: Engine | None = None, **order: Any
+    ) -> Firing:
+        job_id = f"job-{next(self._numbers)}"
+        entry = Model(id=model, task="t", engine="e", source=Builtin(), input_schema={}, output="image/png")
+        return self.kiln.submit(
+            Order(
+                work=Work(job_id=job_id, task="t", input=given),
+                model=entry,
+                model_key=model,
+                folder=None,
+                engine=engine or self.engine,
+                scratch=self._folder / job_id,
+                apart=bool(given.get("exact")),
+                **order,
+            ),
+            Quiet(),
+        )
+
+    def together(self, jobs: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """The outcomes of jobs that are all there before the first one begins."""
+        gate = _Gate()
+        self.submit({}, model="gate", engine=gate)
+        firings = [self.submit(given) for given in jobs]
+        gate.open.set()
+        return [firing.wait() for firing in firings]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kiln.close(timeout=10)

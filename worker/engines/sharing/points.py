@@ -1,0 +1,171 @@
+"""The patch: a method of a loaded module that, inside a job, waits to be computed with others' calls."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engines.base import Call, Context, NotShareable
+from worker.engines.memory import memory_errors
+from worker.engines.sharing.declared import DENOISERS, ENCODERS, Declared
+from worker.engines.sharing.split import agree, split
+
+_POINT = "_qanvas_point"
+
+
+@dataclass(slots=True)
+class _Job:
+    """The job whose thread this is."""
+
+    context: Context
+    state: Hashable
+    ready: Callable[[], None]
+
+
+class _Here(threading.local):
+    job: _Job | None = None
+
+
+_here = _Here()
+
+
+@contextmanager
+def taking_part(
+    context: Context, *, state: Hashable = None, ready: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Inside, patched methods called on this thread wait for their turn in the job's kiln.
+
+    ``state`` is what the job wants of its modules, as its adapters; only jobs of equal state share, and
+    ``ready`` brings the modules into it before each call."""
+    _here.job = _Job(context, state, ready)
+    try:
+        yield
+    finally:
+        _here.job = None
+
+
+def install(pipe: Any) -> None:
+    """Patch what is declared of a pipeline's modules, each once.
+
+    A denoiser of a class that nobody declared is patched too: its calls are computed apart."""
+    for name, part in pipe.components.items():
+        several = list(getattr(part, "nets", ()))  # several ControlNets come in one module
+        for number, net in enumerate(several):
+            _patch(f"{name}.{number}", net)
+        if isinstance(part, torch.nn.Module) and not several:
+            _patch(name, part)
+
+
+def _patch(name: str, module: Any) -> None:
+    if _POINT in vars(module):
+        return
+    cls = type(module).__name__
+    declared = DENOISERS.get(cls) or ENCODERS.get(cls)
+    if declared is None and name.startswith(("transformer", "unet", "controlnet")):
+        declared = _UNKNOWN
+    if declared is not None:
+        point = ModulePoint(name, module, declared)
+        vars(module)[_POINT] = point
+        vars(module)[declared.method] = point.called
+
+
+#: of which nothing is known
+_UNKNOWN = Declared("", {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    ready: Callable[[], None]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    #: all of them by name
+    named: Mapping[str, Any]
+
+
+class ModulePoint:
+    """Implements ``Point`` for one method of one module."""
+
+    def __init__(self, name: str, module: Any, declared: Declared) -> None:
+        self.name = name if declared.method == "forward" else f"{name}.{declared.method}"
+        self._module = module
+        self._declared = declared
+        self._real: Callable[..., Any] = getattr(module, declared.method)
+        self._names = list(inspect.signature(self._real).parameters)
+
+    def called(self, *args: Any, **kwargs: Any) -> Any:
+        """What stands in the method's place."""
+        job = _here.job
+        if job is None or torch.is_grad_enabled() or _is_hooked(self._module):
+            return self._real(*args, **kwargs)
+        return job.context.share(self._call(job, args, kwargs))
+
+    def _call(self, job: _Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        named = dict(zip(self._names, args, strict=False)) | dict(kwargs)
+        arguments = _Arguments(job.ready, args, kwargs, named)
+        declared = self._declared
+        try:
+            if not declared.kinds:
+                raise NotShareable(f"{type(self._module).__name__} is not declared")
+            if getattr(self._module, "is_cache_enabled", False):
+                raise NotShareable("a cache of steps is on")
+            main = named.get(declared.rows)
+            rows, shape = _measure(main, declared.rows)
+            key = []
+            for argument, value in named.items():
+                try:
+                    key.append((argument, declared.kind(argument).describe(value, rows)))
+                except NotShareable as error:
+                    raise NotShareable(f"{argument}: {error}") from None
+        except NotShareable as error:
+            return Call(point=self, arguments=arguments, apart=f"{error}", looped=declared.looped)
+        return Call(
+            point=self,
+            arguments=arguments,
+            key=(job.state, *key),
+            rows=rows,
+            layout=tuple((argument, value is None) for argument, value in named.items()),
+            size=f"{self.name} {shape}",
+            looped=declared.looped,
+        )
+
+    def compute(self, calls: Sequence[Call]) -> Sequence[Any]:
+        with torch.no_grad(), memory_errors(f"computing {self.name}"):
+            calls[0].arguments.ready()
+            if len(calls) == 1:
+                alone: _Arguments = calls[0].arguments
+                return [self._real(*alone.args, **alone.kwargs)]
+            rows = [call.rows for call in calls]
+            given = [call.arguments.named for call in calls]
+            joined = {
+                argument: self._declared.kind(argument).join([each[argument] for each in given], rows)
+                for argument in given[0]
+            }
+            return split(self._real(**joined), rows, lists=self._declared.answers_list)
+
+    def agree(self, one: Any, other: Any) -> bool:
+        return agree(one, other)
+
+
+def _measure(value: Any, name: str) -> tuple[int, str]:
+    """How many rows a call has, and how large one is."""
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return len(value), _shown(value[0].shape, value[0].dtype)
+    if isinstance(value, Tensor) and value.ndim > 0:
+        return value.shape[0], _shown(value.shape[1:], value.dtype)
+    raise NotShareable(f"{name} has no rows")
+
+
+def _shown(shape: Sequence[int], dtype: torch.dtype) -> str:
+    return f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
+
+
+def _is_hooked(module: Any) -> bool:
+    """Whether it is moved to the device for each call: then nobody may come between."""
+    return "_hf_hook" in vars(module)
