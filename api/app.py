@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from api import openapi, problems
 from api.metrics import Metrics
 from api.operations import Group, Operation, route
-from api.routes import files, groups, health, jobs, models, outputs, workers
+from api.routes import files, groups, health, jobs, models, outputs, webhooks, workers
 from api.services import Services
 from shared.settings import Settings
 
@@ -21,6 +21,7 @@ GROUPS: tuple[Group, ...] = (
     groups.group,
     files.group,
     outputs.group,
+    webhooks.group,
     models.group,
     workers.group,
     health.group,

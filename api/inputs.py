@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from api.services import Services
-from shared.errors import InvalidInput, NotFound
+from shared.errors import InvalidInput, NotFound, Refused
 from shared.ids import is_id, new_id
-from shared.jobs.files import FileRecord, NewFile
+from shared.jobs.files import JOB_INPUT, FileRecord, NewFile
+from shared.media import KINDS, UNKNOWN, decode_data_uri, fits
+from shared.outward import check_url, is_url
 
-#: what files made of ``data:`` URIs are for
-PURPOSE = "job-input"
-
-_UNKNOWN = "application/octet-stream"
-_KINDS: Mapping[str, tuple[str, ...]] = {
-    "image": ("image/",),
-    "audio": ("audio/", "video/"),
-    "video": ("video/",),
-    "text": ("text/", "application/json", "application/x-ndjson", "application/jsonl"),
-    "archive": ("application/zip", "application/x-zip"),
-}
-_FORMS = "a file_… id of POST /v1/files, an out_… id of a job's output, or a data: URI"
-_DATA = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)?((?:;[^;,]*)*),", re.IGNORECASE)
+_FORMS = "a file_… id of POST /v1/files, an out_… id of a job's output, a data: URI, or an http(s) URL"
 
 
 class Inputs:
@@ -72,9 +58,17 @@ class Inputs:
         if is_id("out", value):
             self._check(kind, self._there(self._services.jobs.output, value, pointer), pointer)
             return value
-        if value[:7].lower() == "http://" or value[:8].lower() == "https://":
-            raise InvalidInput.at(pointer, f"must not be a URL; upload the file and give {_FORMS}")
+        if is_url(value):
+            return self._url(value, pointer)
         raise InvalidInput.at(pointer, f"must be {_FORMS}")
+
+    def _url(self, value: str, pointer: str) -> str:
+        """The URL, which the worker fetches; where its name leads is seen then."""
+        try:
+            check_url(value, allow_private=self._services.settings.input_allow_private)
+        except Refused as error:
+            raise InvalidInput.at(pointer, str(error)) from None
+        return value
 
     def _there(self, get: Callable[..., Any], file_id: str, pointer: str) -> str:
         """The media type of a file or an output that exists for the tenant."""
@@ -84,7 +78,7 @@ class Inputs:
             raise InvalidInput.at(pointer, f"{error}; give {_FORMS}") from None
 
     def _store(self, kind: str, uri: str, pointer: str) -> FileRecord:
-        media_type, content = _decode(uri, pointer)
+        media_type, content = decode_data_uri(uri, pointer)
         self._check(kind, media_type, pointer)
         self._services.limits.storage.check(self._tenant, len(content))
         key = f"files/{new_id('file')}"
@@ -94,7 +88,7 @@ class Inputs:
                 NewFile(
                     tenant=self._tenant,
                     filename=pointer.rpartition("/")[2],
-                    purpose=PURPOSE,
+                    purpose=JOB_INPUT,
                     media_type=media_type,
                     bytes=stored.bytes,
                     sha256=stored.sha256,
@@ -109,22 +103,5 @@ class Inputs:
         return record
 
     def _check(self, kind: str, media_type: str, pointer: str) -> None:
-        allowed = _KINDS.get(kind, ())
-        if media_type != _UNKNOWN and allowed and not media_type.startswith(allowed):
-            raise InvalidInput.at(pointer, f"must be {kind} ({', '.join(allowed)}), not {media_type}")
-
-
-def _decode(uri: str, pointer: str) -> tuple[str, bytes]:
-    """Media type and content of a ``data:`` URI (RFC 2397)."""
-    if (head := _DATA.match(uri)) is None:
-        raise InvalidInput.at(pointer, "is no data: URI; the form is data:image/png;base64,…")
-    parameters = (head[2] or "").lower().split(";")
-    try:
-        content = unquote_to_bytes(uri[head.end() :])
-        if "base64" in parameters:
-            content = b64decode(content, validate=True)
-    except Base64Error as error:
-        raise InvalidInput.at(pointer, f"is no data: URI in base64: {error}") from None
-    if not content:
-        raise InvalidInput.at(pointer, "is a data: URI without data")
-    return (head[1] or "text/plain").lower(), content
+        if media_type != UNKNOWN and not fits(kind, media_type):
+            raise InvalidInput.at(pointer, f"must be {kind} ({', '.join(KINDS[kind])}), not {media_type}")

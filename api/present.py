@@ -10,6 +10,7 @@ from flask import Response
 
 from shared.catalog.models import Model
 from shared.jobs.files import FileRecord
+from shared.jobs.outbox import Delivery
 from shared.jobs.present import time
 from shared.jobs.records import QueueDepth, Worker
 
@@ -33,6 +34,23 @@ def file(record: FileRecord) -> dict[str, Any]:
         "purpose": record.purpose,
         "media_type": record.media_type,
         "sha256": record.sha256,
+    }
+
+
+def delivery(record: Delivery) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "object": "webhook.delivery",
+        "job": record.job_id,
+        "type": record.type,
+        "url": record.url,
+        "status": record.status,
+        "tries": record.tries,
+        "last_status": record.last_status,
+        "last_error": record.last_error,
+        "created_at": time(record.created_at),
+        "next_at": time(record.next_at) if record.status == "pending" else None,
+        "ended_at": time(record.ended_at),
     }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.jobs.states import Status
+from shared.outward.addresses import MOST as MOST_URL
+from shared.webhooks import EVENTS
 
 Schema = Mapping[str, Any]
 
@@ -41,6 +43,35 @@ def listing(item: Schema, **more: Schema) -> Schema:
     """``{"data": […]}`` and what else there is."""
     return record("A list.", data={"type": "array", "items": item}, **more)
 
+
+WEBHOOK: Schema = {
+    "type": "object",
+    "description": "Where to tell what becomes of the job, signed as Standard Webhooks says.",
+    "properties": {
+        "url": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MOST_URL,
+            "pattern": "^https?://",
+            "x-expects": f"an http or https URL of a public address, at most {MOST_URL} characters",
+        },
+        "events": {
+            "type": "array",
+            "items": {"enum": list(EVENTS.values())},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": "All but job.running where it is left out.",
+        },
+        "secret": {
+            "type": "string",
+            "pattern": "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$",
+            "x-expects": "whsec_ and the base64 of 24 to 64 random bytes",
+            "description": "Left out: the key of GET /v1/webhooks/default/secret.",
+        },
+    },
+    "required": ["url"],
+    "additionalProperties": False,
+}
 
 SUBMISSION: Schema = {
     "type": "object",
@@ -87,6 +118,7 @@ SUBMISSION: Schema = {
         },
         "group": {**NAME, "description": "A name that jobs share, to count and cancel them together."},
         "metadata": {"type": "object", "maxProperties": 64, "description": "Yours, returned as it is."},
+        "webhook": WEBHOOK,
     },
     "anyOf": [{"required": ["model"]}, {"required": ["task"]}],
     "additionalProperties": False,
@@ -225,6 +257,24 @@ UPLOAD: Schema = {
     "required": ["file"],
 }
 
+DELIVERY: Schema = record(
+    "One event on its way to a webhook.",
+    id={"type": "string", "pattern": "^evt_"},
+    object={"const": "webhook.delivery"},
+    job=_TEXT,
+    type={"enum": list(EVENTS.values())},
+    url=_TEXT,
+    status={"enum": ["pending", "delivered", "dead"]},
+    tries={**_COUNT, "description": "Since the event, or since it was replayed."},
+    last_status={"type": ["integer", "null"], "description": "What the receiver answered last."},
+    last_error=_or_null(_TEXT),
+    created_at=_TIME,
+    next_at={**_or_null(_TIME), "description": "When a pending one is tried next."},
+    ended_at=_or_null(_TIME),
+)
+DELIVERIES: Schema = listing(DELIVERY)
+WEBHOOK_SECRET: Schema = record("What signs webhooks.", key={"type": "string", "pattern": "^whsec_"})
+
 MODEL: Schema = record(
     "A model of the catalog.",
     id=_TEXT,
@@ -306,6 +356,9 @@ NAMED: Mapping[str, Schema] = {
     "Group": COUNTS,
     "File": FILE,
     "FileList": FILES,
+    "Webhook": WEBHOOK,
+    "Delivery": DELIVERY,
+    "DeliveryList": DELIVERIES,
     "Model": MODEL,
     "ModelList": MODELS,
     "Worker": WORKER,

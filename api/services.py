@@ -17,6 +17,7 @@ from shared.jobs.batching import Combiner
 from shared.jobs.files import FileStore
 from shared.jobs.keys import KeyStore
 from shared.jobs.leases import Leases
+from shared.jobs.outbox import Outbox
 from shared.jobs.records import Job, NewJob, Worker
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
@@ -51,6 +52,7 @@ class Services:
         self.keys = KeyStore(self.database)
         self.tenants = Tenants(self.database, settings)
         self.limits = Limits(self.tenants, settings.redis_url)
+        self.outbox = Outbox(self.database)
         self.leases = Leases(self.database, settings.lease_seconds)
         self.catalog = Catalog(settings, self.database)
         self.storage = open_storage(settings)

@@ -13,6 +13,7 @@ from typing import Any
 from api import auth
 from api.inputs import Inputs
 from api.services import Accepted, Services
+from shared import webhooks
 from shared.errors import FieldError, InvalidInput, QanvasError
 from shared.jobs.records import Job, NewJob
 from shared.jobs.states import Status
@@ -111,6 +112,7 @@ def _new(
         expires_in=body.get("expires_in"),
         group=body.get("group"),
         metadata=body.get("metadata", {}),
+        webhook=webhooks.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
         idempotency_key=idempotency_key,
         fingerprint=None if idempotency_key is None else _fingerprint(body),
     )

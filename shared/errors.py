@@ -13,6 +13,8 @@
   - TooLarge                   more bytes than the operator allows
   - OverLimit                  more than the tenant's limits allow now
   - Unavailable                the database or Redis does not answer now
+  - Refused                    a URL, or where it leads, that no user may send this server to
+  - Unreachable                who a user's URL names does not answer, or not within the limits
   - LeaseLost                  this worker no longer owns the job: write nothing
   - JobError                   how an attempt ended badly, as the job's ``error`` shows it
     · OutOfMemory
@@ -118,6 +120,18 @@ class Unavailable(QanvasError):
     """``retry_after`` is in seconds."""
 
     retry_after: ClassVar[int] = 2
+
+
+class Refused(QanvasError):
+    pass
+
+
+class Unreachable(QanvasError):
+    """``temporary``: another time may be better."""
+
+    def __init__(self, message: str, *, temporary: bool = True) -> None:
+        super().__init__(message)
+        self.temporary = temporary
 
 
 class LeaseLost(QanvasError):

@@ -17,6 +17,12 @@ def new_id(kind: Kind) -> str:
     return f"{kind}_{ULID()}"
 
 
+def first_id(kind: Kind, seconds: float) -> str:
+    """The smallest id that can be made at that time, in seconds since 1970: older ones sort before it."""
+    milliseconds = max(0, int(seconds * 1000))
+    return f"{kind}_{ULID(milliseconds.to_bytes(6) + bytes(10))}"
+
+
 def is_id(kind: Kind, text: str) -> bool:
     """Whether the text has the form of an id of this kind (it need not exist)."""
     return text.startswith(f"{kind}_") and _ID.fullmatch(text) is not None

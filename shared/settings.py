@@ -58,6 +58,12 @@ def _positive(text: str) -> float:
     return value
 
 
+def _hours(text: str) -> float:
+    if not 0 <= (value := float(text)) < float("inf"):
+        raise ValueError("expected a number of hours, or 0")
+    return value
+
+
 def _count(text: str) -> int:
     if (value := int(text)) < 1:
         raise ValueError("expected a whole number of at least 1")
@@ -128,7 +134,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("api_threads", "64", "Requests one API process answers at once.", _count),
     Setting("api_processes", "1", "Processes of the API.", _count),
     Setting("max_body_bytes", str(32 << 20), "Largest JSON body.", _bytes),
-    Setting("max_upload_bytes", str(2 << 30), "Largest uploaded file.", _bytes),
+    Setting(
+        "max_upload_bytes", str(2 << 30), "Largest file that is uploaded, or fetched from a URL.", _bytes
+    ),
     Setting(
         "body_seconds",
         "30",
@@ -147,6 +155,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limit_running", "0", "Jobs that a tenant may have running at once; 0: any number.", _limit),
     Setting("limit_storage_bytes", "0", "Bytes that a tenant's files and outputs may have; 0: any.", _limit),
     Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
+    Setting("input_allow_private", "0", "1 lets input files be fetched from private addresses.", _flag),
+    Setting("fetch_seconds", "120", "Time that fetching one input file from a URL may take.", _positive),
+    Setting(
+        "keep_outputs_hours", "0", "Time after which a finished job's outputs are removed; 0: never.", _hours
+    ),
+    Setting("keep_uploads_hours", "0", "Time after which an uploaded file is removed; 0: never.", _hours),
+    Setting(
+        "keep_orphans_hours",
+        "24",
+        "Time after which a stored file without an owner is removed; 0: never.",
+        _hours,
+    ),
     Setting(
         "fake_models", "0", "1 puts the model `fake` into the catalog, for drills and load tests.", _flag
     ),
@@ -189,6 +209,11 @@ class Settings:
     limit_running: int
     limit_storage_bytes: int
     webhook_allow_private: bool
+    input_allow_private: bool
+    fetch_seconds: float
+    keep_outputs_hours: float
+    keep_uploads_hours: float
+    keep_orphans_hours: float
     fake_models: bool
     url: str
     key: str = field(repr=False)

@@ -11,19 +11,24 @@ from shared.events import STOP, Events
 from shared.ids import new_id
 from shared.jobs.backoff import Backoff
 from shared.jobs.files import FileStore
+from shared.jobs.kept import Kept
 from shared.jobs.leases import Leases
+from shared.jobs.outbox import Outbox
 from shared.jobs.records import Worker
 from shared.jobs.store import JobStore
 from shared.listening import Listener
+from shared.outward import Outward
 from shared.queue import Tickets
 from shared.settings import Settings
 from shared.storage.factory import open_storage
 from worker.checkpoints import Checkpoints
+from worker.deliver import Deliverer
 from worker.kiln.devices import find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.lease import LeaseKeeper
 from worker.prepare import Preparer
 from worker.results import Results
+from worker.retention import Retention
 from worker.runner import Runner
 from worker.scratch import Scratch
 from worker.upkeep import Upkeep
@@ -66,6 +71,11 @@ class House:
             results=results,
             checkpoints=checkpoints,
         )
+        outbox = Outbox(self.database)
+        self.deliverer = Deliverer(outbox, Outward(allow_private=settings.webhook_allow_private))
+        self.retention = Retention(
+            settings, self.id, leases=leases, kept=Kept(self.database), outbox=outbox, storage=storage
+        )
         self.runner = Runner(
             worker_id=self.id,
             slots=settings.slots,
@@ -100,10 +110,14 @@ class House:
         self.requests.start()
         self.upkeep.bury(self.scratch.dead)
         self.upkeep.start()
+        self.deliverer.start()
+        self.retention.start()
 
     def close(self) -> None:
         """Call when no ticket runs any more."""
         self.upkeep.close()
+        self.deliverer.close()
+        self.retention.close()
         self.requests.close()
         self.keeper.close()
         self.kiln.close(timeout=5)

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.request import urlopen
 
 from shared.catalog.catalog import Catalog
 from shared.catalog.fetch import materialise
@@ -18,6 +17,8 @@ from shared.ids import is_id
 from shared.jobs.files import FileStore
 from shared.jobs.records import Job
 from shared.jobs.store import JobStore
+from shared.media import decode_data_uri
+from shared.outward import Outward, is_url
 from shared.settings import Settings
 from shared.storage.base import Storage
 from worker.checkpoints import Checkpoints
@@ -25,6 +26,7 @@ from worker.engines.base import Work
 from worker.engines.registry import engine_named
 from worker.fetching import Fetches, Report, Wait
 from worker.fitting import with_pictures
+from worker.incoming import Incoming
 from worker.kiln.firing import Order
 
 #: the queue whose jobs run beside others instead of before those that come later
@@ -32,6 +34,8 @@ TRAINING = "training"
 
 #: brings the files of a model, or of something that belongs to one
 Fetch = Callable[[Model], Path | None]
+#: brings the file that a URL leads to, of a kind, for an input of that name
+Bring = Callable[[str, str, str], Path | None]
 
 
 class Preparer:
@@ -46,6 +50,11 @@ class Preparer:
         self._files = files
         self._jobs = jobs
         self._checkpoints = Checkpoints(storage)
+        self._incoming = Incoming(
+            Outward(allow_private=settings.input_allow_private),
+            most_bytes=settings.max_upload_bytes,
+            seconds=settings.fetch_seconds,
+        )
         self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report))
 
     def order(self, job: Job, scratch: Path, report: Report, wait: Wait = Future.result) -> Order:
@@ -64,12 +73,15 @@ class Preparer:
         def fetch(part: Model) -> Path | None:
             return self._fetches.folder(f"{part.id}|{part.source!r}", part, report, wait)
 
+        def bring(url: str, kind: str, name: str) -> Path | None:
+            return wait(self._incoming.begin(url, kind, name, scratch / "inputs", report))
+
         model = _with_controlnet(model.doing(job.task), fetch)
         return Order(
             work=Work(
                 job_id=job.id,
                 task=job.task,
-                input=self._input(job, model, scratch / "inputs", fetch),
+                input=self._input(job, model, scratch / "inputs", fetch, bring),
                 attempt=job.attempt,
             ),
             model=model,
@@ -83,27 +95,30 @@ class Preparer:
             timeout=job.timeout,
         )
 
-    def _input(self, job: Job, model: Model, folder: Path, fetch: Fetch) -> dict[str, Any]:
+    def _input(self, job: Job, model: Model, folder: Path, fetch: Fetch, bring: Bring) -> dict[str, Any]:
         """The input as the engine reads it: files and adapters are local paths, pictures are opened."""
-        given = with_pictures(self._local_input(job, model, folder), model.input_schema)
+        given = with_pictures(self._local_input(job, model, folder, bring), model.input_schema)
         if loras := given.get("loras"):
             given["loras"] = [{**lora, "path": str(_lora(model, lora["name"], fetch))} for lora in loras]
         return given
 
-    def _local_input(self, job: Job, model: Model, folder: Path) -> dict[str, Any]:
+    def _local_input(self, job: Job, model: Model, folder: Path, bring: Bring) -> dict[str, Any]:
         """The input with local paths instead of references to files."""
         properties = model.input_schema.get("properties", {})
         given = dict(job.input)
         for name, rule in properties.items():
-            if "x-file" in rule and isinstance(given.get(name), str):
-                given[name] = str(self._local_file(job, name, given[name], folder))
+            if "x-file" not in rule or not isinstance(reference := given.get(name), str):
+                continue
+            if is_url(reference):
+                given[name] = str(bring(reference, rule["x-file"], name))
+            else:
+                given[name] = str(self._local_file(job, name, reference, folder))
         return given
 
     def _local_file(self, job: Job, name: str, reference: str, folder: Path) -> Path:
         if reference.startswith("data:"):
             folder.mkdir(parents=True, exist_ok=True)
-            with urlopen(reference) as source, (folder / name).open("wb") as target:
-                shutil.copyfileobj(source, target)
+            (folder / name).write_bytes(decode_data_uri(reference, f"/input/{name}")[1])
             return folder / name
         try:
             key, suffix = self._stored(job, reference)

@@ -13,6 +13,9 @@ from shared.errors import NotFound
 from shared.ids import new_id
 from shared.jobs.tables import files
 
+#: the purpose of files that were made of the ``data:`` URIs of a job
+JOB_INPUT = "job-input"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFile:

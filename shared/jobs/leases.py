@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Row
 from shared.database import Database
 from shared.errors import LeaseLost
 from shared.ids import new_id
-from shared.jobs import transitions
+from shared.jobs import outbox, transitions
 from shared.jobs.backoff import Backoff
 from shared.jobs.records import (
     Ending,
@@ -119,7 +119,9 @@ class Leases:
         named = (
             self._name(connection, row, finish.ending, now) if isinstance(finish.ending, Succeeded) else []
         )
-        return transitions.record(row, named)
+        job = transitions.record(row, named)
+        outbox.append(connection, [job], now)
+        return job
 
     def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:
         """Take the attempt out of ``running``; None when it was not this worker's any more."""

@@ -11,6 +11,16 @@ from shared.jobs.states import TERMINAL, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where a job tells what becomes of it, and of which events, as ``job.succeeded``."""
+
+    url: str
+    events: tuple[str, ...]
+    #: None for the tenant's default secret
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A job to submit; its input has been checked and filled in."""
 
@@ -29,6 +39,7 @@ class NewJob:
     expires_in: float | None = None
     group: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    webhook: Webhook | None = None
     idempotency_key: str | None = None
     #: hash of the request, to tell a replay from another request under the same key
     fingerprint: str | None = None
@@ -88,6 +99,7 @@ class Job:
     queued_at: float | None
     started_at: float | None
     finished_at: float | None
+    webhook: Webhook | None = None
     outputs: tuple[Output, ...] = ()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,8 +21,9 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import transitions
+from shared.jobs import outbox, transitions
 from shared.jobs.admission import Room
+from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
 from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import jobs, outputs, shown_status, status_in
@@ -57,6 +59,7 @@ class JobStore:
             made = [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]
             if made:
                 connection.execute(sa.insert(jobs), made)
+                note_inputs(connection, made)
             return [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
 
     def _insert_keyed(
@@ -69,6 +72,7 @@ class JobStore:
             if refusal is None:
                 insert = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
                 if connection.execute(insert, row).first() is not None:
+                    note_inputs(connection, [row])
                     results.append(Submitted(_fresh(row)))
                     continue
                 room.give_back(row["tenant"])
@@ -188,6 +192,7 @@ class JobStore:
             timeout=old.timeout,
             group=old.group,
             metadata={**old.metadata, "retry_of": old.id},
+            webhook=old.webhook,
         )
         [submitted] = self.submit([new], limits=limits)
         if isinstance(submitted, QanvasError):
@@ -195,7 +200,8 @@ class JobStore:
         return submitted.job
 
     def delete(self, job_id: str, *, tenant: str | None = None) -> Sequence[str]:
-        """Forget an ended job; returns the storage keys of its outputs, for the caller to remove.
+        """Forget an ended job; returns the storage keys of its outputs and of what was made of its ``data:``
+        URIs, for the caller to remove.
 
         Raises NotFound, and InvalidTransition while it has not ended."""
         with self._database.write() as connection:
@@ -205,7 +211,9 @@ class JobStore:
             keys = list(
                 connection.execute(sa.select(outputs.c.key).where(outputs.c.job_id == job_id)).scalars()
             )
+            keys += forget_made(connection, job_id)
             connection.execute(sa.delete(outputs).where(outputs.c.job_id == job_id))
+            outbox.forget(connection, job_id)
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
             return keys
 
@@ -268,6 +276,7 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "priority": new.priority,
         "input": dict(new.input),
         "metadata": dict(new.metadata),
+        "webhook": None if new.webhook is None else asdict(new.webhook),
         "group_name": new.group,
         "idempotency_key": new.idempotency_key,
         "fingerprint": new.fingerprint,
@@ -293,10 +302,11 @@ def _fresh(row: dict[str, Any]) -> Job:
     known = {
         name: value
         for name, value in row.items()
-        if name not in ("group_name", "idempotency_key", "fingerprint")
+        if name not in ("group_name", "idempotency_key", "fingerprint", "webhook")
     }
     return Job(
         **{**known, **_NOTHING_YET, "status": Status(row["status"])},
+        webhook=transitions.webhook(row["webhook"]),
         group=row["group_name"],
         cancel_requested=False,
     )

@@ -31,6 +31,7 @@ jobs = sa.Table(
     sa.Column("priority", sa.SmallInteger, nullable=False),
     sa.Column("input", _Json, nullable=False),
     sa.Column("metadata", _Json, nullable=False),
+    sa.Column("webhook", _Json),
     sa.Column("group_name", _Name),
     sa.Column("idempotency_key", _Name),
     sa.Column("fingerprint", sa.String(64)),
@@ -141,6 +142,62 @@ files = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 sa.Index("ix_files_tenant", files.c.tenant, files.c.id)
+sa.Index("ix_files_key", files.c.key)
+
+#: the files, outputs and jobs that a job's input names, so that retention leaves them alone
+job_inputs = sa.Table(
+    "job_inputs",
+    metadata,
+    sa.Column("job_id", _Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("reference", _Id, primary_key=True),
+)
+sa.Index("ix_job_inputs_reference", job_inputs.c.reference)
+
+#: webhooks on their way; one for a deleted job is delivered all the same
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("tenant", _Name, nullable=False),
+    sa.Column("job_id", _Id, nullable=False),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("host", _Name, nullable=False),
+    sa.Column("secret", sa.Text),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Double, nullable=False),
+    sa.Column("give_up_at", sa.Double, nullable=False),
+    sa.Column("last_status", sa.Integer),
+    sa.Column("last_error", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double),
+)
+delivery_pending = deliveries.c.status == sa.literal_column("'pending'")
+sa.Index(
+    "ix_deliveries_due",
+    deliveries.c.next_at,
+    sqlite_where=delivery_pending,
+    postgresql_where=delivery_pending,
+)
+sa.Index(
+    "ix_deliveries_host",
+    deliveries.c.host,
+    deliveries.c.next_at,
+    sqlite_where=delivery_pending,
+    postgresql_where=delivery_pending,
+)
+sa.Index("ix_deliveries_job", deliveries.c.job_id)
+sa.Index("ix_deliveries_ended", deliveries.c.ended_at)
+
+webhook_secrets = sa.Table(
+    "webhook_secrets",
+    metadata,
+    sa.Column("tenant", _Name, primary_key=True),
+    sa.Column("secret", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
 
 models = sa.Table(
     "models",

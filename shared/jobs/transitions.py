@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shared.database import Database
-from shared.jobs.records import Job, Output
+from shared.jobs import outbox
+from shared.jobs.records import Job, Output, Webhook
 from shared.jobs.states import TERMINAL, TRANSITIONS, Status, Transition
 from shared.jobs.tables import jobs, outputs, status_in
 
@@ -35,7 +36,7 @@ def apply(
             raise TypeError(f"the step {step!r} needs the attempt it belongs to")
         guard.append(jobs.c.attempt == fence)
     statement = sa.update(jobs).where(*guard).values(**(_implied(transition, now) | values)).returning(jobs)
-    return list(connection.execute(statement))
+    return _told(connection, list(connection.execute(statement)), now)
 
 
 def apply_to_one(
@@ -44,7 +45,7 @@ def apply_to_one(
     """Take one attempt through a fenced step: the row, or None when it did not move. ``values`` are plain.
 
     The same as ``apply``, for the path of every job: there, building a statement costs several times as much
-    as executing it, so each is built once.
+    as executing it, so each is built once. The caller tells the outbox, when the outputs have names.
     """
     given = {f"new_{name}": value for name, value in values.items()}
     statement = _statement_for_one(step, tuple(values))
@@ -78,7 +79,14 @@ def claim(
 ) -> list[Row[Any]]:
     """Give these queued jobs to a worker; returns the rows that moved. Built once, as above."""
     given = {"the_jobs": ids, "the_time": now, "new_worker": worker, "new_lease": lease_until}
-    return list(connection.execute(_statement_for_claim(), given))
+    return _told(connection, list(connection.execute(_statement_for_claim(), given)), now)
+
+
+def _told(connection: Connection, rows: list[Row[Any]], now: float) -> list[Row[Any]]:
+    """The rows, once the outbox holds what somebody wants to hear of their step."""
+    if heard := [record(row) for row in rows if row.webhook is not None]:
+        outbox.append(connection, heard, now)
+    return rows
 
 
 @cache
@@ -156,8 +164,14 @@ def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
         queued_at=row.queued_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        webhook=webhook(row.webhook),
         outputs=tuple(named),
     )
+
+
+def webhook(value: Mapping[str, Any] | None) -> Webhook | None:
+    """The column as the frozen record."""
+    return None if value is None else Webhook(**{**value, "events": tuple(value["events"])})
 
 
 def with_outputs(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:

@@ -78,6 +78,16 @@ class FileStorage:
             sorted(path.relative_to(self.root).as_posix() for path in folder.rglob("*") if path.is_file())
         )
 
+    def older(self, prefix: str, seconds: float) -> Iterator[str]:
+        folder, before = self.root / check_prefix(prefix), time.time() - seconds
+        for path in folder.rglob("*"):
+            try:
+                old = path.is_file() and path.stat().st_mtime <= before
+            except FileNotFoundError:
+                continue  # deleted meanwhile
+            if old:
+                yield path.relative_to(self.root).as_posix()
+
     def local_path(self, key: str) -> Path:
         return self._existing(key)
 

@@ -7,6 +7,7 @@ import importlib
 import io
 import mimetypes
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -97,6 +98,12 @@ class ObjectStorage:
     def list(self, prefix: str) -> Iterator[str]:
         return self._keys(check_prefix(prefix))
 
+    def older(self, prefix: str, seconds: float) -> Iterator[str]:
+        before = time.time() - seconds
+        for key, written in self._objects(check_prefix(prefix)):
+            if written <= before:
+                yield key
+
     def local_path(self, key: str) -> None:
         return None
 
@@ -130,13 +137,17 @@ class ObjectStorage:
         return into
 
     def _keys(self, folder: str) -> Iterator[str]:
+        return (key for key, _ in self._objects(folder))
+
+    def _objects(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Keys, and when each was written, in seconds since 1970."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/"
         )
         with self._translated(folder):
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield item["Key"].removeprefix(self._prefix)
+                    yield item["Key"].removeprefix(self._prefix), item["LastModified"].timestamp()
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

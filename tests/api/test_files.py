@@ -161,6 +161,12 @@ def test_a_replayed_data_uri_is_not_stored_twice(api: Api, services: Services) -
     assert len(services.files.list("default")) == len(list(services.storage.list("files"))) == 1
 
 
+def test_a_url_is_kept_for_the_worker_to_fetch(api: Api) -> None:
+    answer = api.post("/v1/jobs", training("HTTPS://example.org/a.zip"))
+    assert answer.status_code == 202 and answer.json is not None
+    assert answer.json["input"]["dataset"] == "HTTPS://example.org/a.zip"
+
+
 @pytest.mark.parametrize(
     "dataset",
     [
@@ -171,7 +177,9 @@ def test_a_replayed_data_uri_is_not_stored_twice(api: Api, services: Services) -
         "../../etc/passwd",
         "file:///etc/passwd",
         "http://169.254.169.254/latest/meta-data",
-        "HTTPS://example.org/a.zip",
+        "HTTPS://u:p@example.org/a.zip",
+        "http://2130706433/a.zip",
+        "http://[::ffff:10.0.0.1]/a.zip",
         "data:",
         "data:application/zip;base64,",
         "data:application/zip;base64,!!!!",

@@ -6,7 +6,9 @@ import pytest
 
 from shared.database import Database
 from shared.errors import InvalidInput, NotFound
+from shared.ids import new_id
 from shared.jobs.files import FileStore, NewFile
+from shared.jobs.kept import references
 from shared.jobs.keys import KeyStore
 from shared.jobs.tables import keys
 
@@ -67,3 +69,9 @@ def test_a_key_holds_until_it_is_revoked_and_its_secret_is_not_kept(database: Da
 def test_an_unknown_scope_is_refused(database: Database) -> None:
     with pytest.raises(InvalidInput, match="submit, read, admin"):
         KeyStore(database).create("x", scopes=["everything"])  # type: ignore[list-item]
+
+
+def test_references_are_found_wherever_they_stand() -> None:
+    file, out, job = new_id("file"), new_id("out"), new_id("job")
+    given = {"a": file, "b": [{"c": out}, 3, None], "d": {"job": job, "output": 0}, "e": "file_1", "f": True}
+    assert references(given) == {file, out, job}

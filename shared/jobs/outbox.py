@@ -1,0 +1,231 @@
+"""Webhooks as rows: written with the step they tell of, taken by whoever sends them, kept until delivered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Row
+
+from shared.database import Database
+from shared.errors import NotFound
+from shared.ids import new_id
+from shared.jobs import present
+from shared.jobs.records import Job, Webhook
+from shared.jobs.tables import deliveries, delivery_pending, webhook_secrets
+from shared.webhooks import EVENTS, TRY_FOR, new_secret, wait_after
+
+State = Literal["pending", "delivered", "dead"]
+
+#: seconds after which a try whose sender died is made again: longer than any try may take
+LEASE = 60.0
+#: deliveries to one host that are put off together when it does not answer
+_PUT_OFF = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One event on its way to one URL. ``tries`` counts those since it was made or replayed."""
+
+    id: str
+    tenant: str
+    job_id: str
+    type: str
+    url: str
+    #: what tries are counted by, so that one receiver cannot take them all
+    host: str
+    secret: str | None = field(repr=False)
+    body: str = field(repr=False)
+    status: State
+    tries: int
+    #: of a pending one, when it is tried next; while it is tried, when somebody else may
+    next_at: float
+    give_up_at: float
+    last_status: int | None
+    last_error: str | None
+    created_at: float
+    ended_at: float | None
+
+
+def append(connection: Connection, jobs: Sequence[Job], now: float) -> None:
+    """Note, in the transaction that moved these jobs, what somebody wants to hear of it."""
+    rows = [
+        _row(job, job.webhook, EVENTS[job.status], now)
+        for job in jobs
+        if job.webhook is not None and EVENTS.get(job.status) in job.webhook.events
+    ]
+    if rows:
+        connection.execute(sa.insert(deliveries), rows)
+
+
+def _row(job: Job, webhook: Webhook, event: str, now: float) -> dict[str, Any]:
+    event_id = new_id("evt")
+    body = {"id": event_id, "type": event, "created_at": present.time(now), "data": present.job(job)}
+    return {
+        "id": event_id,
+        "tenant": job.tenant,
+        "job_id": job.id,
+        "type": event,
+        "url": webhook.url,
+        "host": httpx.URL(webhook.url).netloc.decode("ascii")[:255],
+        "secret": webhook.secret,
+        "body": json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+        "status": "pending",
+        "tries": 0,
+        "next_at": now,
+        "give_up_at": now + TRY_FOR,
+        "created_at": now,
+    }
+
+
+def forget(connection: Connection, job_id: str) -> None:
+    """Forget a deleted job's deliveries but those that are still to be made."""
+    connection.execute(sa.delete(deliveries).where(deliveries.c.job_id == job_id, ~delivery_pending))
+
+
+class Outbox:
+    """What is to be delivered. Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, limit: int, busy: Mapping[str, int], per_host: int) -> list[Delivery]:
+        """Take up to ``limit`` that are due, those that waited longest first, and for one host at most
+        ``per_host`` together with the ``busy`` ones. Each is the caller's for ``LEASE`` seconds."""
+        full = [host for host, tries in busy.items() if tries >= per_host]
+        due = sa.select(deliveries).where(delivery_pending, deliveries.c.next_at <= sa.bindparam("now"))
+        due = due.where(deliveries.c.host.not_in(full)) if full else due
+        due = due.order_by(deliveries.c.next_at, deliveries.c.id).limit(limit)
+        with self._database.read() as connection:  # most looks find nothing: they shall hold nobody up
+            if connection.execute(due.limit(1), {"now": self._database.now(connection)}).first() is None:
+                return []
+        if self._database.dialect == "postgresql":
+            due = due.with_for_update(skip_locked=True)
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            chosen = _spread(connection.execute(due, {"now": now}).all(), busy, per_host)
+            if not chosen:
+                return []
+            taken = (
+                sa.update(deliveries)
+                .where(deliveries.c.id.in_(chosen))
+                .values(next_at=now + LEASE, tries=deliveries.c.tries + 1)
+                .returning(deliveries)
+            )
+            return sorted(map(_record, connection.execute(taken)), key=lambda one: one.id)
+
+    def delivered(self, delivery: Delivery, status: int) -> None:
+        """The receiver has it."""
+        self._settle(delivery, lambda now: {**_ended("delivered", now), "last_error": None}, status)
+
+    def failed(self, delivery: Delivery, error: str, *, status: int | None = None, wait: float = 0.0) -> None:
+        """Try again later, ``wait`` seconds at least; for the last time within a day."""
+        wait = max(wait, wait_after(delivery.tries))
+
+        def values(now: float) -> dict[str, Any]:
+            if now + wait > delivery.give_up_at:
+                return {**_ended("dead", now), "last_error": error}
+            return {"next_at": now + wait, "last_error": error}
+
+        self._settle(delivery, values, status)
+
+    def refused(self, delivery: Delivery, error: str, *, status: int) -> None:
+        """The receiver wants no more of it."""
+        self._settle(delivery, lambda now: {**_ended("dead", now), "last_error": error}, status)
+
+    def _settle(self, delivery: Delivery, values: Any, status: int | None) -> None:
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            # its lease is its fence: one that was replayed or taken by another meanwhile is left alone
+            mine = (
+                deliveries.c.id == delivery.id,
+                delivery_pending,
+                deliveries.c.next_at == delivery.next_at,
+            )
+            connection.execute(sa.update(deliveries).where(*mine).values(last_status=status, **values(now)))
+
+    def put_off(self, host: str, seconds: float) -> None:
+        """Let what is due for a host that does not answer wait as well: one try told what all would find."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            due = (
+                sa.select(deliveries.c.id)
+                .where(deliveries.c.host == host, delivery_pending, deliveries.c.next_at <= now)
+                .order_by(deliveries.c.next_at)
+                .limit(_PUT_OFF)
+            )
+            connection.execute(
+                sa.update(deliveries).where(deliveries.c.id.in_(due)).values(next_at=now + seconds)
+            )
+
+    def of_job(self, job_id: str, *, limit: int) -> list[Delivery]:
+        """A job's deliveries, the newest first."""
+        query = (
+            sa.select(deliveries)
+            .where(deliveries.c.job_id == job_id)
+            .order_by(deliveries.c.id.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return list(map(_record, connection.execute(query)))
+
+    def replay(self, event_id: str, *, tenant: str) -> Delivery:
+        """Deliver again, whatever became of it: now, and for another day. Raises NotFound."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            again = (
+                sa.update(deliveries)
+                .where(deliveries.c.id == event_id, deliveries.c.tenant == tenant)
+                .values(status="pending", tries=0, next_at=now, give_up_at=now + TRY_FOR, ended_at=None)
+                .returning(deliveries)
+            )
+            if (row := connection.execute(again).one_or_none()) is None:
+                raise NotFound("webhook event", event_id)
+            return _record(row)
+
+    def prune(self, seconds: float) -> int:
+        """Forget those that ended so long ago, and give up those whose day passed untried; how many went."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            late = {**_ended("dead", now), "last_error": "its host did not answer for a day"}
+            # a try that is on its way may settle it still: an hour is more than that takes
+            overdue = (delivery_pending, deliveries.c.give_up_at < now - 3600, deliveries.c.next_at <= now)
+            connection.execute(sa.update(deliveries).where(*overdue).values(**late))
+            return connection.execute(
+                sa.delete(deliveries).where(deliveries.c.ended_at < now - seconds)
+            ).rowcount
+
+    def secret(self, tenant: str) -> str:
+        """What signs a tenant's deliveries that name no secret of their own; made when first asked for."""
+        query = sa.select(webhook_secrets.c.secret).where(webhook_secrets.c.tenant == tenant)
+        with self._database.read() as connection:
+            if (known := connection.execute(query).scalar_one_or_none()) is not None:
+                return str(known)
+        dialect = postgresql if self._database.dialect == "postgresql" else sqlite
+        with self._database.write() as connection:
+            row = {"tenant": tenant, "secret": new_secret(), "created_at": self._database.now(connection)}
+            connection.execute(dialect.insert(webhook_secrets).values(row).on_conflict_do_nothing())
+            return str(connection.execute(query).scalar_one())
+
+
+def _spread(rows: Collection[Row[Any]], busy: Mapping[str, int], per_host: int) -> list[str]:
+    """The ids of those that fit under the limit of their host."""
+    tries, chosen = dict(busy), []
+    for row in rows:
+        if tries.get(row.host, 0) < per_host:
+            tries[row.host] = tries.get(row.host, 0) + 1
+            chosen.append(row.id)
+    return chosen
+
+
+def _ended(status: State, now: float) -> dict[str, Any]:
+    return {"status": status, "ended_at": now}
+
+
+def _record(row: Row[Any]) -> Delivery:
+    return Delivery(**row._mapping)

@@ -1,0 +1,125 @@
+"""Sends webhooks, on threads of its own: a receiver that hangs holds up no job and few other receivers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+
+from shared import webhooks
+from shared.errors import Refused, Unavailable, Unreachable
+from shared.jobs.outbox import Delivery, Outbox
+from shared.outward import Limits, Outward
+
+log = logging.getLogger(__name__)
+
+#: tries at once in one process, and those among them to one host
+SENDERS, PER_HOST = 16, 4
+#: seconds between two looks for what is due
+_LOOK_EVERY = 1.0
+#: seconds that tries may take to end when the process is told to
+_GRACE = 2.0
+#: what a receiver gets to answer; its answer's body is not read
+LIMITS = Limits(connect=5, read=15, total=20, bytes=0)
+#: the longest that a receiver may ask us to wait, in seconds
+_LONGEST_ASKED = 3600.0
+
+
+class Deliverer:
+    """Every worker has one; a lease on each delivery keeps them from sending the same one."""
+
+    def __init__(self, outbox: Outbox, outward: Outward, limits: Limits = LIMITS) -> None:
+        self._outbox = outbox
+        self._outward = outward
+        self._limits = limits
+        self._busy: Counter[str] = Counter()
+        #: guards ``_busy``, and tells when a try ends
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._look, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Start no more tries and give those on their way a moment. One that is cut off is made again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.wait(_GRACE)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether no try is on its way any more, within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._busy.total(), seconds)
+
+    def round(self) -> int:
+        """Begin to try what is due, as far as there is room; how many. Raises Unavailable."""
+        with self._changed:
+            busy = Counter(self._busy)
+        if (room := SENDERS - busy.total()) <= 0:
+            return 0
+        due = self._outbox.claim(room, busy, PER_HOST)
+        for delivery in due:
+            with self._changed:
+                self._busy[delivery.host] += 1
+            # daemons: a try that hangs must not keep the process alive
+            threading.Thread(target=self._try, args=(delivery,), name=delivery.id, daemon=True).start()
+        return len(due)
+
+    def _look(self) -> None:
+        while not self._closed:
+            found = 0
+            try:
+                found = self.round()
+            except Unavailable as error:
+                log.warning("webhooks wait: %s", error)
+            except Exception:
+                log.exception("webhooks wait")
+            with self._changed:
+                if not found and not self._closed:
+                    self._changed.wait(_LOOK_EVERY)
+
+    def _try(self, delivery: Delivery) -> None:
+        try:
+            self._send(delivery)
+        except Unavailable as error:
+            log.warning("%s is sent again, nobody could be told how it went: %s", delivery.id, error)
+        except Exception:
+            log.exception("%s is sent again", delivery.id)
+        finally:
+            with self._changed:
+                self._busy[delivery.host] -= 1
+                self._busy += Counter()  # drops hosts without tries
+                self._changed.notify_all()
+
+    def _send(self, delivery: Delivery) -> None:
+        body = delivery.body.encode()
+        secret = delivery.secret or self._outbox.secret(delivery.tenant)
+        signed = webhooks.headers(secret, delivery.id, body, time.time())
+        try:
+            with self._outward.send(
+                "POST", delivery.url, headers=signed, content=body, limits=self._limits
+            ) as reply:
+                status, asked = reply.status, reply.headers.get("retry-after", "")
+        except Refused as error:
+            self._outbox.failed(delivery, str(error))
+        except Unreachable as error:
+            self._outbox.failed(delivery, str(error))
+            self._outbox.put_off(delivery.host, webhooks.wait_after(delivery.tries))
+        else:
+            self._heard(delivery, status, asked)
+
+    def _heard(self, delivery: Delivery, status: int, asked: str) -> None:
+        """Settle a try that was answered. ``asked`` is the receiver's ``Retry-After``."""
+        if 200 <= status < 300:
+            self._outbox.delivered(delivery, status)
+        elif status == 410:
+            self._outbox.refused(delivery, "the receiver answered 410: it wants no more", status=status)
+        else:
+            wait = min(float(asked), _LONGEST_ASKED) if asked.isascii() and asked.isdigit() else 0.0
+            more = "; redirects are not followed, name the final URL" if 300 <= status < 400 else ""
+            self._outbox.failed(delivery, f"the receiver answered {status}{more}", status=status, wait=wait)
