@@ -122,6 +122,10 @@ class TestTasks:
         expected = own(
             "a red apple", num_inference_steps=4, guidance_scale=4.0, generator=generator, **given, **size
         ).images[0]
+        if (
+            task == "inpainting"
+        ):  # what the mask keeps comes from the picture itself, not out of the autoencoder
+            expected = PIL.Image.composite(expected, picture(), left_half())
         ours = {"mask" if name == "mask_image" else name: value for name, value in given.items()}
         assert np.array_equal(pixels(loaded, tmp_path, task, **ours), np.asarray(expected))
 

@@ -19,6 +19,7 @@ from shared.catalog.models import Model
 from shared.errors import JobError, ModelUnavailable
 from worker.engines.adapters import Active, Adapters
 from worker.engines.base import Context, Device, Image, Progress, Result, Work
+from worker.engines.masking import Hold, keep_pixels, needs_hold
 from worker.engines.memory import memory_errors, module_bytes
 from worker.engines.schedulers import make_scheduler, scheduler_name
 from worker.engines.sharing.points import install, taking_part
@@ -59,6 +60,8 @@ class LoadedPipeline:
 
     def pipeline(self, task: str) -> Any:
         """The pipeline for a task. Raises ModelUnavailable."""
+        if task == "inpainting" and needs_hold(self.pipe):
+            task = "image-to-image"
         if task not in self.others:
             self.others[task] = pipeline_for(self.pipe, task)
         return self.others[task]
@@ -117,12 +120,15 @@ class DiffusionEngine:
         pipe.scheduler = make_scheduler(loaded.pipe.scheduler, work.input.get("scheduler"))
         # CPU generators give the same noise on every device
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
-        _report_steps(pipe, arguments, work.input, _OwnTurns(context, loaded.adapters, adapters))
+        hold = _hold(pipe, work.input, seed, count)
+        _report_steps(pipe, arguments, work.input, _OwnTurns(context, loaded.adapters, adapters), hold)
         doing = f"making {count} image(s) with {work.input.get('steps')} steps"
         ready = partial(loaded.adapters.activate, adapters)
         with memory_errors(doing), taking_part(context, state=adapters, ready=ready):
             images = pipe(**arguments, generator=generators, output_type="pil").images
         pixels = [np.asarray(image.convert("RGB")) for image in images]
+        if (mask := work.input.get("mask")) is not None:
+            pixels = [keep_pixels(each, work.input["image"], mask) for each in pixels]
         return Result(
             outputs=tuple(
                 Image(pixels=each, metadata=_metadata(pipe, work.input, seed + i, each.shape))
@@ -156,7 +162,8 @@ def _arguments(pipe: Any, defaults: Mapping[str, Any], given: Mapping[str, Any])
     names = dict(ARGUMENTS)
     if "control_image" not in parameters:
         names["control_image"] = "image"  # where there is one picture alone, this is it
-    said_by_picture = {"width", "height"} if given.get("image") is not None else set()
+    # said by the picture, and done by ``Hold``, where the pipeline does not take them
+    settled = {"width", "height", "mask"} if given.get("image") is not None else set()
     arguments = {}
     for name, value in given.items():
         if name in _OURS or value is None:
@@ -164,13 +171,19 @@ def _arguments(pipe: Any, defaults: Mapping[str, Any], given: Mapping[str, Any])
         argument = names.get(name, name)
         if argument in parameters:
             arguments[argument] = value
-        elif name not in said_by_picture and value != defaults.get(
-            name, "" if name == "negative_prompt" else None
-        ):
+        elif name not in settled and value != defaults.get(name, "" if name == "negative_prompt" else None):
             raise JobError(f"{type(pipe).__name__} takes no {name}; leave it out", type="invalid-input")
     _check_strength(given)
     _check_clip_skip(pipe, given.get("clip_skip"))
     return arguments
+
+
+def _hold(pipe: Any, given: Mapping[str, Any], seed: int, count: int) -> Hold | None:
+    """What keeps the unmasked part, for a pipeline that knows no masks."""
+    if given.get("mask") is None or "mask_image" in parameters_of(pipe):
+        return None
+    generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
+    return Hold(pipe, given["image"], given["mask"], generators)
 
 
 def _check_strength(given: Mapping[str, Any]) -> None:
@@ -193,7 +206,13 @@ def _check_clip_skip(pipe: Any, skipped: int | None) -> None:
         )
 
 
-def _report_steps(pipe: Any, arguments: dict[str, Any], given: Mapping[str, Any], context: _OwnTurns) -> None:
+def _report_steps(
+    pipe: Any,
+    arguments: dict[str, Any],
+    given: Mapping[str, Any],
+    context: _OwnTurns,
+    hold: Hold | None,
+) -> None:
     """Make every step of the pipeline a boundary of the job."""
     steps = int(given.get("steps") or 0) or None
     every = int(given.get("preview_every") or 0)
@@ -208,6 +227,8 @@ def _report_steps(pipe: Any, arguments: dict[str, Any], given: Mapping[str, Any]
     if "callback_on_step_end" in parameters_of(pipe):
 
         def callback(running: Any, index: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
+            if hold is not None:
+                values["latents"] = hold(running, index, values["latents"])
             after_step(running, index, values.get("latents"))
             return values
 
