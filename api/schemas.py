@@ -356,7 +356,6 @@ NAMED: Mapping[str, Schema] = {
     "Group": COUNTS,
     "File": FILE,
     "FileList": FILES,
-    "Webhook": WEBHOOK,
     "Delivery": DELIVERY,
     "DeliveryList": DELIVERIES,
     "Model": MODEL,

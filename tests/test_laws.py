@@ -71,6 +71,15 @@ def test_celery_lives_in_the_queue_and_the_worker_only() -> None:
     assert not _offenders(("celery", "kombu"), outside=("shared/queue.py", "worker/"))
 
 
+def test_requests_leave_the_house_through_the_guard_only() -> None:
+    """A user's URL fetched any other way could lead to this machine's own network."""
+    assert not _offenders(
+        ("httpx", "httpcore", "requests", "urllib3", "aiohttp"), outside=("shared/outward/", "cli/")
+    )
+    modules = {"urllib.request", "http.client"}
+    assert not [one for one in IMPORTS if one.module in modules and not one.file.startswith("cli/")]
+
+
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [

@@ -58,7 +58,7 @@ class Retention:
         """Stop after the batch that runs."""
         self._closed.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=2)
 
     def round(self) -> None:
         """Do all of it once, unless another worker does. Raises Unavailable."""

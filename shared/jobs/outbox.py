@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-import httpx
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
@@ -72,7 +72,7 @@ def _row(job: Job, webhook: Webhook, event: str, now: float) -> dict[str, Any]:
         "job_id": job.id,
         "type": event,
         "url": webhook.url,
-        "host": httpx.URL(webhook.url).netloc.decode("ascii")[:255],
+        "host": urlsplit(webhook.url).netloc.lower()[:255],
         "secret": webhook.secret,
         "body": json.dumps(body, ensure_ascii=False, separators=(",", ":")),
         "status": "pending",

@@ -14,6 +14,7 @@ from shared.media import sniff
 from shared.outward import Outward
 from tests.api.helpers import png
 from tests.receivers import Answer, Request, receiving
+from tests.worker.conftest import Shop
 from worker.engines.base import Progress
 from worker.incoming import MOST_REDIRECTS, Incoming
 
@@ -107,6 +108,19 @@ def test_a_private_address_is_refused_unless_the_operator_allows_it(tmp_path: Pa
         error = failure(server.url, tmp_path, incoming=guarded)
         assert "not a public address" in error.message and not error.retryable
         assert server.requests == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_job_whose_url_is_refused_fails_at_once_and_says_why(shop: Shop) -> None:
+    with receiving(lambda number, request: Answer(body=b"hello")) as server:
+        shop.worker()
+        [job_id] = shop.submit([shop.new(model="train-text", dataset=server.url, name="mine")])
+        job = shop.wait(job_id)
+        assert server.requests == []
+    assert job.status == "failed" and job.attempts == 1 and job.error is not None
+    assert job.error["type"] == "invalid-input" and not job.error["retryable"]
+    assert job.error["message"].startswith("dataset: ") and "not a public address" in job.error["message"]
 
 
 @pytest.mark.parametrize(

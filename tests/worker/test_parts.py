@@ -7,6 +7,8 @@ import io
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,11 @@ from shared.errors import ConfigurationError, JobError, ModelUnavailable
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Job, NewJob
 from shared.storage.files import FileStorage
+from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
 from worker.checkpoints import Checkpoints
 from worker.encode import encode_png
-from worker.engines.base import Image
+from worker.engines.base import Image, Progress, Stopped, StopReason
 from worker.engines.registry import ENGINES, engine_named
 from worker.kiln.devices import find_device, memory_budget
 from worker.kiln.firing import Order
@@ -127,6 +130,40 @@ class TestPreparer:
         order = preparer.order(self.job(shop, uri), tmp_path / "s", lambda progress: None)
         assert Path(order.work.input["dataset"]).read_bytes() == b"hello"
         assert order.background
+
+    @one_database
+    def test_a_url_becomes_a_local_file_that_is_what_its_content_is(self, shop: Shop, tmp_path: Path) -> None:
+        shop.settings = shop.settings.with_(input_allow_private=True)
+        told: list[Progress] = []
+        with receiving(lambda number, request: Answer(body=b"hello")) as server:
+            job = self.job(shop, f"{server.url}/corpus.exe")
+            order = Preparer(
+                shop.settings, shop.catalog, shop.storage, FileStore(shop.database), shop.jobs
+            ).order(job, tmp_path / "s", told.append)
+        local = Path(order.work.input["dataset"])
+        assert local.read_bytes() == b"hello" and local.name == "dataset.txt"
+        assert told[0].stage == "fetch"
+
+    @one_database
+    def test_a_job_that_is_stopped_while_its_file_comes_waits_no_longer(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        shop.settings = shop.settings.with_(input_allow_private=True)
+        ended = threading.Event()
+
+        def hang(number: int, request: Request) -> Answer:
+            ended.wait(60)
+            return Answer()
+
+        def give_up(file: Future[Path | None]) -> Path | None:
+            server.wait_for(1)
+            raise Stopped(StopReason.CANCELED)
+
+        preparer = Preparer(shop.settings, shop.catalog, shop.storage, FileStore(shop.database), shop.jobs)
+        with receiving(hang) as server:
+            with pytest.raises(Stopped):
+                preparer.order(self.job(shop, server.url), tmp_path / "s", lambda progress: None, give_up)
+            ended.set()
 
     @one_database
     def test_an_uploaded_file_becomes_a_local_file_that_keeps_its_suffix(
