@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server import MPServer
@@ -26,8 +27,13 @@ from shared.errors import ConfigurationError
 from shared.jobs.keys import KeyStore
 from shared.settings import Settings
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 #: seconds that requests may take to end when the server is told to stop
 _GRACE = 5
+#: files that a process has open besides its connections: the database's, outputs, libraries
+_OTHER_FILES = 512
 
 _LOG: dict[str, Any] = {
     "version": 1,
@@ -47,6 +53,7 @@ def serve(settings: Settings, workers: int = 1) -> None:
     they see the pipe close, and whoever waits for a job is answered at once.
     """
     address = check(settings)
+    _allow_files(settings)
     alive, lifeline = multiprocessing.Pipe(duplex=False)
     server = _Server(
         "api.app:create_app",
@@ -55,10 +62,11 @@ def serve(settings: Settings, workers: int = 1) -> None:
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
         workers=workers,
-        blocking_threads=settings.api_threads,
+        # a stream has a thread that sleeps: that costs memory, and those who do not wait nothing at all
+        blocking_threads=settings.api_threads + settings.api_streams,
         blocking_threads_idle_timeout=60,
-        # requests beyond this wait in the kernel, not in memory
-        backpressure=settings.api_threads,
+        # connections beyond this wait in the kernel, not in memory
+        backpressure=settings.api_threads + settings.api_streams,
         workers_kill_timeout=_GRACE,
         log_level=LogLevels.error,  # it takes this, whatever the configuration says
         log_dictconfig=_LOG,
@@ -67,6 +75,17 @@ def serve(settings: Settings, workers: int = 1) -> None:
     server.lifeline = lifeline
     log.info("listening on http://%s:%d", *address)
     server.serve(target_loader=partial(_load, settings, alive, lifeline, os.getpid()), wrap_loader=False)
+
+
+def _allow_files(settings: Settings) -> None:
+    """Every connection is an open file, and the usual limit of 1,024 is for programs that have few."""
+    wanted = settings.api_threads + settings.api_streams + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("%d open files are allowed, %d streams need %d", hard, settings.api_streams, wanted)
 
 
 def check(settings: Settings) -> tuple[str, int]:
@@ -110,7 +129,7 @@ class _Server(MPServer):
         super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
-def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: int) -> Flask:
+def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: int) -> WSGIApplication:
     """The application, in a process of its own, which ends when ``parent`` is dead, even if it is by now."""
     lifeline.close()
     logging.getLogger().setLevel(settings.log_level)
@@ -120,7 +139,19 @@ def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: i
     threading.Thread(
         target=_follow_parent, args=(services, alive, parent), name="lifeline", daemon=True
     ).start()
-    return app
+    return at_desks(app, services)
+
+
+def at_desks(app: WSGIApplication, services: Services) -> WSGIApplication:
+    """The application with at most ``api_threads`` requests worked on at once, however many threads sleep.
+
+    What a response streams afterwards does not count."""
+
+    def handle(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with services.desks:
+            return app(environ, start_response)
+
+    return handle
 
 
 def _follow_parent(services: Services, alive: Connection, parent: int) -> None:

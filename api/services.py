@@ -58,7 +58,7 @@ class Services:
         self.storage = open_storage(settings)
         self.tickets = Tickets(settings)
         self.events = Events(settings.redis_url)
-        self.follower = Follower(settings.redis_url)
+        self.follower = Follower(settings.redis_url, self.jobs.ended)
         #: group commit of submissions
         self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)
         self.workers: Remembered[list[Worker]] = Remembered(
@@ -67,8 +67,9 @@ class Services:
         self.has_keys = Remembered(self.keys.any)
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
-        # waiting requests sit on threads; some must stay free for those that do not wait
-        self._seats = threading.BoundedSemaphore(max(1, settings.api_threads * 3 // 4))
+        #: requests that are worked on at once; those that only wait take a seat instead
+        self.desks = threading.Semaphore(settings.api_threads)
+        self._seats = threading.BoundedSemaphore(settings.api_streams)
 
     def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:
         """The most jobs that each may have waiting; 0 for any number."""
@@ -97,13 +98,22 @@ class Services:
 
     @contextmanager
     def seat(self) -> Iterator[bool]:
-        """Whether this request may wait: most threads may be taken by waiting requests, never all."""
+        """Whether this request may wait, on a thread that nobody else needs."""
         taken = self._seats.acquire(blocking=False)
         try:
             yield taken
         finally:
             if taken:
                 self._seats.release()
+
+    @contextmanager
+    def away_from_desk(self) -> Iterator[None]:
+        """Let another request be worked on while this one waits."""
+        self.desks.release()
+        try:
+            yield
+        finally:
+            self.desks.acquire()
 
     def stop_waiting(self) -> None:
         """Let everybody who waits answer now."""

@@ -17,8 +17,8 @@ from shared.jobs.states import Status
 
 #: seconds of silence after which a comment shows that the line still holds
 _COMMENT_EVERY = 15.0
-#: seconds between two looks at the row while events say nothing
-_LOOK_EVERY = 5.0
+#: seconds between two looks at a row that the database did not give, or that is to change at once
+_AGAIN = 0.25
 #: seconds that the last events of an ended job may be late
 _GRACE = 1.0
 
@@ -50,7 +50,7 @@ def events(services: Services, job: Job, after: str | None) -> Iterator[bytes]:
     spoke = time.monotonic()
     with services.follower.watch(job.id) as watch:
         while True:
-            for event in reader.news():
+            for event in reader.news(look=watch.shall_look()):
                 spoke = time.monotonic()
                 yield _frame(event.id, event.type, event.data)
             if reader.complete:
@@ -75,11 +75,12 @@ class _Reader:
         #: the job was deleted
         self.gone = False
         self._announced = False  # Redis says done; the row says so too, or will at once
-        self._looked = time.monotonic()
-        self._ended = self._looked if job.is_terminal else None
+        self._ended = time.monotonic() if job.is_terminal else None
+        self._must_look = False
 
-    def news(self) -> list[Event]:
-        """The events since the last call. ``done`` is not among them: the row is what is sure of that."""
+    def news(self, *, look: bool) -> list[Event]:
+        """The events since the last call; ``look``: the job may have ended. ``done`` is not among them: the
+        row is what is sure of that."""
         try:
             found = self._services.events.read(self.job.id, self.last)
         except Unavailable:
@@ -88,20 +89,20 @@ class _Reader:
         self._announced = len(new) < len(found)
         if new:
             self.last = new[-1].id
-        stale = time.monotonic() - self._looked >= _LOOK_EVERY or not self._services.follower.connected
-        if self._ended is None and (found or stale):
+        self._must_look = self._must_look or look or self._announced
+        if self._ended is None and self._must_look:
             self._look()
         return new
 
     def _look(self) -> None:
-        self._looked = time.monotonic()
         try:
             self.job = self._services.jobs.get(self.job.id)
         except NotFound:
             self.gone = True
         except Unavailable:
             return  # the stream outlives a restart of the database
-        self._ended = self._looked if self.job.is_terminal else None
+        self._must_look = False
+        self._ended = time.monotonic() if self.job.is_terminal else None
 
     @property
     def complete(self) -> bool:
@@ -115,7 +116,8 @@ class _Reader:
     @property
     def patience(self) -> float:
         """Seconds until it is worth looking again, though nothing was announced."""
-        return _GRACE / 4 if self._ended is not None or self._announced else _LOOK_EVERY
+        soon = self._ended is not None or self._announced or self._must_look
+        return _AGAIN if soon else _COMMENT_EVERY
 
 
 def _end_id(job: Job, last: str) -> str:

@@ -14,8 +14,6 @@ from shared.jobs.states import Status
 
 #: the longest a request may ask to wait, in seconds
 MOST_SECONDS = 60.0
-#: seconds between two looks at the row while events say nothing
-_LOOK_EVERY = 5.0
 
 _PREFER_WAIT = re.compile(r"(?:^|[,;])\s*wait(?:\s*=\s*\"?(\d{1,9})\"?)?\s*(?=$|[,;])", re.IGNORECASE)
 
@@ -81,10 +79,11 @@ def until_terminal(services: Services, job: Job, seconds: float) -> Job:
     if seconds <= 0 or job.is_terminal:
         return job
     deadline = time.monotonic() + seconds
-    with services.seat() as seated, services.follower.watch(job.id) as watch:
+    with services.seat() as seated, services.follower.watch(job.id, ends_only=True) as watch:
         while True:
             job = services.jobs.get(job.id, tenant=job.tenant)
             left = deadline - time.monotonic()
             if job.is_terminal or left <= 0 or not seated or services.closing.is_set():
                 return job
-            watch.wait(min(left, _LOOK_EVERY))
+            with services.away_from_desk():
+                watch.wait(left)

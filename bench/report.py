@@ -80,11 +80,15 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
 
 def write(text: str, found: Mapping[str, Figures]) -> None:
     """Put the tables into the page, and draw the plot."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n\n{_SHOWN}\n{END}{after}")
+    fill_in(BEGIN, END, f"{text}\n\n{_SHOWN}")
     _draw(found)
+
+
+def fill_in(begin: str, end: str, text: str) -> None:
+    """Put text between two marks of the page."""
+    before, _, rest = PAGE.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def _draw(found: Mapping[str, Figures]) -> None:

@@ -30,7 +30,7 @@ from tests.servers import Qanvas, free_port, wait_until
 JOB = {"model": "fake", "input": {"prompt": "a red apple", "seed": 7, "width": 8, "height": 8, "steps": 0}}
 _ROOT = Path(__file__).parents[1]
 _PATIENCE = 300.0  #: seconds until a system counts as stuck
-WAITERS = 40  #: connections of clients that wait; the API keeps a quarter of its 64 threads free of them
+WAITERS = 40  #: connections of clients that wait
 
 
 class Subject(ABC):
@@ -132,6 +132,7 @@ class QanvasSubject(Subject):
         self.database.migrate()
         self.events = Events(redis_url)
         self._body = json.dumps(JOB).encode()
+        self.request = load.post("/v1/jobs", self._body)
 
     @contextmanager
     def server(self) -> Iterator[None]:
@@ -156,12 +157,10 @@ class QanvasSubject(Subject):
             process.clean()
 
     def submit(self, count: int) -> Sequence[Sample]:
-        request = load.post("/v1/jobs", self._body)
-        return load.expect(load.as_fast_as_possible(self.settings.port, request, count), 202)
+        return load.expect(load.as_fast_as_possible(self.settings.port, self.request, count), 202)
 
     def submit_at(self, rate: float, seconds: float) -> Sequence[Sample]:
-        request = load.post("/v1/jobs", self._body)
-        return load.expect(load.at_rate(self.settings.port, request, rate, seconds), 202)
+        return load.expect(load.at_rate(self.settings.port, self.request, rate, seconds), 202)
 
     def wait_at(self, rate: float, seconds: float) -> Sequence[Sample]:
         request = load.post("/v1/jobs", self._body, "Prefer: wait=30")

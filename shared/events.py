@@ -24,7 +24,7 @@ EventType = Literal["status", "progress", "preview", "token", "output", "done"]
 
 log = logging.getLogger(__name__)
 
-#: the channel that names every job with something new
+#: the channel that names every job with something new, and says ``done`` after it when that was its end
 WAKE = b"qanvas:wake"
 #: the channel of jobs that were asked to stop while they ran, by id
 STOP = b"qanvas:stop"
@@ -32,6 +32,8 @@ STOP = b"qanvas:stop"
 _KEEP, _KEEP_SECONDS = 5_000, 24 * 3600
 #: events sent in one round trip; and waiting ones beyond which progress is dropped
 _BATCH, _BACKLOG = 256, 20_000
+#: reads at once: each takes a connection, and a thousand watchers may be woken together
+_READERS = 8
 _TIMEOUT = 5.0
 
 
@@ -61,6 +63,7 @@ class Events:
         self._outbox: queue.SimpleQueue[_Outgoing | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._readers = threading.BoundedSemaphore(_READERS)
 
     def publish(
         self, job_id: str, type: EventType, data: Mapping[str, Any], *, preview: bytes | None = None
@@ -87,7 +90,7 @@ class Events:
 
     def read(self, job_id: str, after: str = "0", *, limit: int = 1000) -> list[Event]:
         """Events of a job after that id, oldest first. Raises Unavailable."""
-        with _answering():
+        with _answering(), self._readers:
             found = self._redis.xrange(_stream(job_id), min=f"({after}", count=limit)
         return [
             Event(event_id.decode(), fields[b"type"].decode(), json.loads(fields[b"data"]))
@@ -99,7 +102,8 @@ class Events:
         if not job_ids:
             return {}
         try:
-            found = self._redis.mget([_progress(job_id) for job_id in job_ids])
+            with self._readers:
+                found = self._redis.mget([_progress(job_id) for job_id in job_ids])
         except redis.RedisError:
             return {}
         return {job_id: json.loads(text) for job_id, text in zip(job_ids, found, strict=True) if text}
@@ -135,13 +139,13 @@ class Events:
                 log.warning("%d events dropped, Redis does not answer: %s", len(batch), error)
 
     def _send(self, batch: Sequence[_Outgoing]) -> None:
-        told = set()
+        told: dict[str, str] = {}
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id, type_, data, preview in batch:
                 if type_ is None:
                     pipe.publish(STOP, job_id)
                     continue
-                told.add(job_id)
+                told[job_id] = " done" if type_ == "done" else told.get(job_id, "")
                 text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
                 if preview is not None:
                     pipe.set(_preview(job_id), preview, ex=_KEEP_SECONDS)
@@ -149,9 +153,9 @@ class Events:
                     pipe.set(_progress(job_id), text, ex=_KEEP_SECONDS)
                 fields = {"type": type_, "data": text}
                 pipe.xadd(_stream(job_id), fields, maxlen=_KEEP, approximate=True)
-            for job_id in told:
+            for job_id, done in told.items():
                 pipe.expire(_stream(job_id), _KEEP_SECONDS)
-                pipe.publish(WAKE, job_id)
+                pipe.publish(WAKE, job_id + done)
             pipe.execute()
 
 

@@ -1,51 +1,77 @@
-"""Waiting for news of jobs: one subscription for each process, however many wait."""
+"""Waiting for news of jobs: one subscription for each process, however many wait.
+
+Events say when to look. What they do not say (Redis was away, or was flushed) one question to the database
+finds, for all jobs that are watched: which of them have ended.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+from shared.errors import Unavailable
 from shared.events import WAKE
 from shared.listening import Listener
 
-#: seconds between two looks while Redis cannot wake anybody
-_LOOK_EVERY = 1.0
+log = logging.getLogger(__name__)
+
+#: seconds between two questions to the database while news come by themselves, and while they do not
+_ASK_EVERY, _ASK_EVERY_AWAY = 5.0, 1.0
+#: jobs in one question
+_MOST = 500
 
 
 class Watch:
-    """One watcher's bell. Any event of the job since the last ``wait`` rings it, also one before the wait."""
+    """One watcher's bell. Whatever rang it since the last ``wait`` counts, also before the first."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-        self.bell = threading.Event()
+    def __init__(self, *, ends_only: bool) -> None:
+        self._ends_only = ends_only
+        self._bell = threading.Event()
+        self._look = True  # nobody has looked yet
+
+    def ring(self, *, look: bool) -> None:
+        """There is something new; ``look``: it may be the job's end."""
+        if look:
+            self._look = True
+        if look or not self._ends_only:
+            self._bell.set()
 
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds; True when there may be something new."""
-        rung = self.bell.wait(timeout if self._follower.connected else min(timeout, _LOOK_EVERY))
-        self.bell.clear()
+        rung = self._bell.wait(timeout)
+        self._bell.clear()
         return rung
+
+    def shall_look(self) -> bool:
+        """Whether the job's row may be another than when this was last asked."""
+        look, self._look = self._look, False
+        return look
 
 
 class Follower:
-    """One subscription for each process, however many watch. Its thread starts with the first watcher."""
+    """Rings the bells of those who watch. Its threads start with the first watcher."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, ended: Callable[[Collection[str]], Collection[str]]) -> None:
+        """``ended`` asks the database which of these jobs have ended, or are gone; may raise Unavailable."""
+        self._ended = ended
         self._watches: dict[str, set[Watch]] = {}
         self._lock = threading.Lock()
-        self._listener = Listener(redis_url, WAKE, self._ring, self._ring_all)
-
-    @property
-    def connected(self) -> bool:
-        """Whether news come by themselves; else look once a second."""
-        return self._listener.connected
+        self._listener = Listener(redis_url, WAKE, self._heard, self._ring_all)
+        self._asker: threading.Thread | None = None
+        self._hurry = threading.Event()
+        self._closed = False
 
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[Watch]:
+    def watch(self, job_id: str, *, ends_only: bool = False) -> Iterator[Watch]:
         """Listen for a job: look at it inside the block, then ``wait``; nothing in between is missed."""
-        watch = Watch(self)
+        watch = Watch(ends_only=ends_only)
         with self._lock:
             self._watches.setdefault(job_id, set()).add(watch)
+            if self._asker is None:
+                self._asker = threading.Thread(target=self._ask_forever, name="follower", daemon=True)
+                self._asker.start()
         self._listener.start()
         try:
             yield watch
@@ -58,18 +84,40 @@ class Follower:
 
     def close(self) -> None:
         """Wake everybody and stop."""
+        self._closed = True
         self._listener.close()
         self._ring_all()
 
-    def _ring(self, job_id: bytes) -> None:
+    def _heard(self, message: bytes) -> None:
+        job_id, _, done = message.decode().partition(" ")
+        self._ring(job_id, look=bool(done))
+
+    def _ring(self, job_id: str, *, look: bool) -> None:
         with self._lock:
-            watching = list(self._watches.get(job_id.decode(), ()))
+            watching = list(self._watches.get(job_id, ()))
         for watch in watching:
-            watch.bell.set()
+            watch.ring(look=look)
 
     def _ring_all(self, connected: bool = False) -> None:
-        """What happened before the subscription held, or will be missed from now on, is there to be read."""
-        with self._lock:
-            watches = [watch for watching in self._watches.values() for watch in watching]
-        for watch in watches:
-            watch.bell.set()
+        """What was said before the subscription held is there to be read; what is missed is asked for."""
+        self._hurry.set()
+        if connected or self._closed:
+            with self._lock:
+                watches = [watch for watching in self._watches.values() for watch in watching]
+            for watch in watches:
+                watch.ring(look=True)
+
+    def _ask_forever(self) -> None:
+        while not self._closed:
+            self._hurry.wait(_ASK_EVERY if self._listener.connected else _ASK_EVERY_AWAY)
+            self._hurry.clear()
+            with self._lock:
+                watched = list(self._watches)
+            try:
+                for start in range(0, len(watched), _MOST):
+                    for job_id in self._ended(watched[start : start + _MOST]):
+                        self._ring(job_id, look=True)
+            except Unavailable as error:
+                log.warning("not known which jobs have ended: %s", error)
+            except Exception:
+                log.exception("not known which jobs have ended")

@@ -131,7 +131,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("retry_cap_seconds", "300", "Longest wait before any attempt.", _positive),
     Setting("upkeep_seconds", "2", "Time between two rounds of upkeep.", _positive),
     Setting("drain_seconds", "20", "Grace for running jobs when a worker is told to stop.", _positive),
-    Setting("api_threads", "64", "Requests one API process answers at once.", _count),
+    Setting("api_threads", "64", "Requests one API process works on at once.", _count),
+    Setting("api_streams", "1000", "Event streams and waiting requests that one API process holds.", _count),
     Setting("api_processes", "1", "Processes of the API.", _count),
     Setting("max_body_bytes", str(32 << 20), "Largest JSON body.", _bytes),
     Setting(
@@ -198,6 +199,7 @@ class Settings:
     upkeep_seconds: float
     drain_seconds: float
     api_threads: int
+    api_streams: int
     api_processes: int
     max_body_bytes: int
     max_upload_bytes: int

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
 
 from shared.errors import Unavailable
 from shared.events import Event, Events
 from shared.following import Follower
+from tests.servers import wait_until
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -24,7 +25,7 @@ def events(redis_url: str) -> Iterator[Events]:
 
 @pytest.fixture
 def follower(redis_url: str) -> Iterator[Follower]:
-    opened = Follower(redis_url)
+    opened = Follower(redis_url, ended=lambda job_ids: ())
     yield opened
     opened.close()
 
@@ -106,11 +107,46 @@ def test_without_redis_publishing_returns_at_once_and_reading_says_so() -> None:
     events.close()
 
 
-def test_without_redis_a_watcher_looks_again_every_second() -> None:
-    follower = Follower(NOWHERE)
-    with follower.watch("job_1") as watch:
-        watch.wait(5)
-        begun = time.monotonic()
-        watch.wait(30)
-        assert time.monotonic() - begun < 5
+def test_without_redis_the_database_is_asked_once_for_all_who_watch() -> None:
+    asked: list[set[str]] = []
+
+    def ended(job_ids: Collection[str]) -> Collection[str]:
+        asked.append(set(job_ids))
+        return {"job_1"} & set(job_ids)
+
+    follower = Follower(NOWHERE, ended)
+    with (
+        follower.watch("job_1") as first,
+        follower.watch("job_1") as second,
+        follower.watch("job_2") as other,
+    ):
+        assert all(watch.shall_look() for watch in (first, second, other)), "nobody has looked yet"
+        assert first.wait(30) and first.shall_look()
+        assert second.wait(30) and second.shall_look()
+        assert not other.shall_look()
+        wait_until(lambda: {"job_1", "job_2"} in asked, what="one question for all")
     follower.close()
+
+
+def test_a_database_that_is_away_too_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([Unavailable("the database does not answer")])
+
+    def ended(job_ids: Collection[str]) -> Collection[str]:
+        for error in answers:
+            raise error
+        return job_ids
+
+    follower = Follower(NOWHERE, ended)
+    with follower.watch("job_1", ends_only=True) as watch:
+        assert watch.wait(30), "it was not asked again"
+    follower.close()
+
+
+def test_one_who_waits_for_the_end_alone_is_not_woken_by_progress(events: Events, follower: Follower) -> None:
+    with follower.watch("job_1") as every, follower.watch("job_1", ends_only=True) as end:
+        while every.wait(2) or end.wait(0):
+            pass  # the subscription itself rings once
+        events.publish("job_1", "progress", {"step": 1})
+        assert every.wait(10) and not end.wait(0.2)
+        events.publish("job_1", "done", {"status": "succeeded"})
+        assert end.wait(10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -97,6 +97,13 @@ class JobStore:
         mine = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.tenant == tenant)
         with self._database.read() as connection:
             return set(connection.execute(mine).scalars())
+
+    def ended(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that have ended, or are gone."""
+        going = [status for status in Status if status not in TERMINAL]
+        query = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), status_in(*going))
+        with self._database.read() as connection:
+            return set(job_ids) - set(connection.execute(query).scalars())
 
     def list(
         self,

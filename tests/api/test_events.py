@@ -12,7 +12,10 @@ import pytest
 from flask import Flask
 
 from api import stream
+from api.app import create_app
 from api.services import Services
+from shared import following
+from shared.settings import Settings
 from tests.api.helpers import Api, Hand, png
 from tests.servers import wait_until
 
@@ -88,7 +91,7 @@ def test_a_canceled_job_ends_its_stream_at_once(api: Api, app: Flask) -> None:
 def test_a_stream_ends_though_nobody_announced_the_end(
     hand: Hand, api: Api, app: Flask, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(stream, "_LOOK_EVERY", 0.2)
+    monkeypatch.setattr(following, "_ASK_EVERY", 0.2)
     id = api.submit()["id"]
     events = follow(app, id)
     next(events)
@@ -134,9 +137,11 @@ def test_an_event_id_that_none_can_be_is_refused(api: Api, id: str) -> None:
     assert api.get(path, headers={"Last-Event-ID": id}).status_code == 422
 
 
-def test_streams_leave_threads_for_others(api: Api, app: Flask, services: Services) -> None:
+def test_streams_beyond_the_limit_are_refused_and_others_are_answered(settings: Settings) -> None:
+    most = 8
+    app = create_app(settings.with_(api_streams=most))
+    api = Api(app)
     id = api.submit()["id"]
-    most = services.settings.api_threads * 3 // 4
     client = app.test_client()
     answers = [client.get(f"/v1/jobs/{id}/events") for _ in range(most)]
     assert {answer.status_code for answer in answers} == {200}
@@ -149,3 +154,4 @@ def test_streams_leave_threads_for_others(api: Api, app: Flask, services: Servic
         answer.close()
     wait_until(lambda: app.test_client().head(f"/v1/jobs/{id}/events").status_code == 200)
     client.get(f"/v1/jobs/{id}/events").close()
+    app.extensions["qanvas"].close()
