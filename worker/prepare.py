@@ -76,7 +76,7 @@ class Preparer:
         def bring(url: str, kind: str, name: str) -> Path | None:
             return wait(self._incoming.begin(url, kind, name, scratch / "inputs", report))
 
-        model = _with_controlnet(model.doing(job.task), fetch)
+        model = self._equipped(model.doing(job.task), fetch)
         return Order(
             work=Work(
                 job_id=job.id,
@@ -94,6 +94,14 @@ class Preparer:
             apart=bool(job.input.get("exact")),
             timeout=job.timeout,
         )
+
+    def _equipped(self, model: Model, fetch: Fetch) -> Model:
+        """The model, its options naming folders besides: where what was measured of it is kept, and where
+        its ControlNet lies if it has one."""
+        options = {"cache": str(self._settings.data / "cache"), **model.options}
+        if model.controlnet is not None:
+            options["controlnet"] = str(fetch(model.part("ControlNet", model.controlnet)))
+        return replace(model, options=options)
 
     def _input(self, job: Job, model: Model, folder: Path, fetch: Fetch, bring: Bring) -> dict[str, Any]:
         """The input as the engine reads it: files and adapters are local paths, pictures are opened."""
@@ -161,11 +169,3 @@ def _lora(model: Model, name: str, fetch: Fetch) -> Path:
             retryable=False,
         )
     return files[0]
-
-
-def _with_controlnet(model: Model, fetch: Fetch) -> Model:
-    """The model with the folder of its ControlNet, if it has one, among what the engine reads."""
-    if model.controlnet is None:
-        return model
-    folder = fetch(model.part("ControlNet", model.controlnet))
-    return replace(model, options={**model.options, "controlnet": str(folder)})

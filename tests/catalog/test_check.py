@@ -44,6 +44,7 @@ def test_defaults_are_filled_in_and_what_was_given_stays() -> None:
         "seed": 0,
         "num_images": 1,
         "preview_every": 0,
+        "preview_seconds": 1,
         "exact": False,
     }
 

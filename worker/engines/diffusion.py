@@ -21,6 +21,7 @@ from worker.engines.adapters import Active, Adapters
 from worker.engines.base import Context, Device, Image, Progress, Result, Work
 from worker.engines.masking import Hold, keep_pixels, needs_hold
 from worker.engines.memory import memory_errors, module_bytes
+from worker.engines.previews import Pace, Previewer
 from worker.engines.schedulers import make_scheduler, scheduler_name
 from worker.engines.sharing.points import install, taking_part
 from worker.engines.variants import let_clip_skip, parameters_of, pipeline_for, with_controlnet
@@ -42,10 +43,8 @@ ARGUMENTS = {
     "controlnet_conditioning_scale": "controlnet_conditioning_scale",
 }
 #: handled here, not passed on
-_OURS = {"seed", "scheduler", "preview_every", "exact", "loras"}
+_OURS = {"seed", "scheduler", "preview_every", "preview_seconds", "exact", "loras"}
 _from_pretrained: Any = DiffusionPipeline.from_pretrained  # the library leaves it untyped
-#: largest side of the latents that are decoded for a preview
-_PREVIEW_LATENTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,7 @@ class LoadedPipeline:
 
     pipe: Any
     adapters: Adapters
+    previewer: Previewer
     defaults: Mapping[str, Any]
     #: pipelines of the same modules for other tasks, made when a job first asks for one
     others: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +101,9 @@ class DiffusionEngine:
         defaults = {
             name: rule["default"] for known in rules for name, rule in known.items() if "default" in rule
         }
-        return LoadedPipeline(pipe, Adapters(pipe), defaults)
+        cache = model.options.get("cache")
+        previewer = Previewer(pipe, None if cache is None else Path(cache))
+        return LoadedPipeline(pipe, Adapters(pipe), previewer, defaults)
 
     def nbytes(self, loaded: LoadedPipeline) -> int:
         return module_bytes(*loaded.modules)
@@ -120,8 +122,9 @@ class DiffusionEngine:
         pipe.scheduler = make_scheduler(loaded.pipe.scheduler, work.input.get("scheduler"))
         # CPU generators give the same noise on every device
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
+        own = _OwnTurns(context, loaded.adapters, adapters)
         hold = _hold(pipe, work.input, seed, count)
-        _report_steps(pipe, arguments, work.input, _OwnTurns(context, loaded.adapters, adapters), hold)
+        _report_steps(pipe, arguments, work.input, own, hold, loaded.previewer)
         doing = f"making {count} image(s) with {work.input.get('steps')} steps"
         ready = partial(loaded.adapters.activate, adapters)
         with memory_errors(doing), taking_part(context, state=adapters, ready=ready):
@@ -212,16 +215,19 @@ def _report_steps(
     given: Mapping[str, Any],
     context: _OwnTurns,
     hold: Hold | None,
+    previewer: Previewer,
 ) -> None:
     """Make every step of the pipeline a boundary of the job."""
     steps = int(given.get("steps") or 0) or None
-    every = int(given.get("preview_every") or 0)
+    pace = Pace(given)
     context.boundary(Progress("denoise", 0, steps))
 
     def after_step(running: Any, index: int, latents: torch.Tensor | None) -> None:
         total = getattr(running, "num_timesteps", None) or steps  # Heun takes two for each step
-        if every and latents is not None and (index + 1) % every == 0 and index + 1 != total:
-            _preview(running, latents, context)
+        if latents is not None and pace.due(index + 1, total):
+            pixels = previewer.pixels(running, latents, given)
+            if pixels is not None:
+                context.preview(Image(pixels=pixels))
         context.boundary(Progress("denoise", index + 1, total))
 
     if "callback_on_step_end" in parameters_of(pipe):
@@ -246,23 +252,6 @@ def _report_steps(
         return stepped
 
     pipe.scheduler.step = counted
-
-
-@torch.no_grad()
-def _preview(pipe: Any, latents: torch.Tensor, context: _OwnTurns) -> None:
-    """Decode the first image's latents, made small. Latents that are packed into tokens have no preview."""
-    vae = getattr(pipe, "vae", None)
-    if vae is None or latents.ndim != 4 or "scaling_factor" not in vae.config:
-        return
-    small = latents[:1]
-    side = max(small.shape[-2:])
-    if side > _PREVIEW_LATENTS:
-        small = torch.nn.functional.interpolate(
-            small.float(), scale_factor=_PREVIEW_LATENTS / side, mode="area"
-        )
-    scaled = small.to(vae.dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
-    [image] = pipe.image_processor.postprocess(vae.decode(scaled, return_dict=False)[0], output_type="pil")
-    context.preview(Image(pixels=np.asarray(image.convert("RGB"))))
 
 
 def _metadata(pipe: Any, given: Mapping[str, Any], seed: int, shape: tuple[int, ...]) -> dict[str, str]:
