@@ -18,7 +18,7 @@ from shared.jobs.files import FileStore
 from shared.jobs.keys import KeyStore
 from shared.jobs.leases import Leases
 from shared.jobs.outbox import Outbox
-from shared.jobs.records import Job, NewJob, Worker
+from shared.jobs.records import Job, NewJob, Submitted, Worker
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.jobs.tenants import Tenants
@@ -29,6 +29,8 @@ from shared.storage.factory import open_storage
 
 #: positions are counted up to here where many are asked for, or where counting would hold up a submission
 FAR = 1000
+#: and up to here for one job
+FAR_ALONE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings.database_url)
-        self.jobs = JobStore(self.database)
+        self.jobs = JobStore(self.database, dict(settings.tenant_weights))
         self.files = FileStore(self.database)
         self.keys = KeyStore(self.database)
         self.tenants = Tenants(self.database, settings)
@@ -77,20 +79,20 @@ class Services:
 
     def _submit(self, batch: Sequence[NewJob]) -> Sequence[Accepted | QanvasError]:
         """Commit together; how many jobs are before these is counted once for all of a queue and priority."""
-        ahead: dict[tuple[str, int], int | None] = {}
-        answers: list[Accepted | QanvasError] = []
         limits = self.waiting_limits(job.tenant for job in batch)
-        for submitted in self.jobs.submit(batch, limits=limits):
-            if isinstance(submitted, QanvasError):
-                answers.append(submitted)
-                continue
-            job, position = submitted.job, None
-            if job.status is Status.QUEUED and not submitted.replayed and self.is_served(job.queue):
-                rank = (job.queue, job.priority)
-                position = ahead[rank] if rank in ahead else self.jobs.position(job, most=FAR)
-                ahead[rank] = None if position is None else position + 1
-            answers.append(Accepted(job, submitted.replayed, position))
-        return answers
+        answers = self.jobs.submit(batch, limits=limits)
+        fresh = [one.job for one in answers if isinstance(one, Submitted) and not one.replayed]
+        ahead = self.positions(fresh)
+        return [
+            Accepted(one.job, one.replayed, ahead.get(one.job.id)) if isinstance(one, Submitted) else one
+            for one in answers
+        ]
+
+    def positions(self, jobs: Sequence[Job], *, most: int = FAR) -> dict[str, int | None]:
+        """By id, how many jobs start before each that waits for others; those that do not are left out."""
+        behind = [job for job in jobs if job.status is Status.QUEUED and self.is_served(job.queue)]
+        counted = self.jobs.positions(behind, most=most) if behind else []
+        return {job.id: position for job, position in zip(behind, counted, strict=True)}
 
     def is_served(self, queue: str) -> bool:
         """Whether a live worker takes jobs from this queue."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.services import FAR, Accepted, Services
+from api.estimates import seconds_until_start
+from api.services import FAR, FAR_ALONE, Accepted, Services
 from shared.jobs import present
 from shared.jobs.records import Job
 from shared.jobs.states import Status
@@ -15,53 +16,63 @@ from shared.jobs.states import Status
 #: the longest a request may ask to wait, in seconds
 MOST_SECONDS = 60.0
 
+#: stages of a claimed job that waits for its model
+_LOADING = ("download", "load")
+
 _PREFER_WAIT = re.compile(r"(?:^|[,;])\s*wait(?:\s*=\s*\"?(\d{1,9})\"?)?\s*(?=$|[,;])", re.IGNORECASE)
 
 
 def present_jobs(services: Services, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Jobs as JSON, with what is known of those that run or wait; positions are counted up to ``FAR``."""
-    progress = services.events.latest_progress([job.id for job in jobs if job.status is Status.RUNNING])
-    return [
-        present.job(job, waiting=_waiting(services, job, most=FAR), progress=progress.get(job.id))
-        for job in jobs
-    ]
+    return _present(services, jobs, FAR)
 
 
 def present_job(services: Services, job: Job) -> dict[str, Any]:
-    """One job as JSON, with its position however far away it is."""
-    progress = services.events.latest_progress([job.id]) if job.status is Status.RUNNING else {}
-    return present.job(job, waiting=_waiting(services, job, most=None), progress=progress.get(job.id))
+    """One job as JSON; its position is counted up to ``FAR_ALONE``."""
+    return _present(services, [job], FAR_ALONE)[0]
 
 
 def present_accepted(services: Services, accepted: Accepted) -> dict[str, Any]:
     """A job as it was just submitted, with the position it got then: no further look at the database."""
     if accepted.replayed:
         return present_job(services, accepted.job)
-    waiting = _reason(services, accepted.job)
-    if waiting is not None:
-        waiting["position"] = accepted.position
+    waiting = _waiting(services, accepted.job, None, accepted.position)
     return present.job(accepted.job, waiting=waiting)
 
 
-def _waiting(services: Services, job: Job, *, most: int | None) -> dict[str, Any] | None:
-    waiting = _reason(services, job)
-    if waiting is not None and waiting["reason"] == "behind-others":
-        waiting["position"] = services.jobs.position(job, most=most)
-    return waiting
+def _present(services: Services, jobs: Sequence[Job], most: int) -> list[dict[str, Any]]:
+    running = [job.id for job in jobs if job.status is Status.RUNNING]
+    progress = services.events.latest_progress(running) if running else {}
+    ahead = services.positions(jobs, most=most)
+    return [
+        present.job(
+            job,
+            waiting=_waiting(services, job, progress.get(job.id) or job.progress, ahead.get(job.id)),
+            progress=progress.get(job.id),
+        )
+        for job in jobs
+    ]
 
 
-def _reason(services: Services, job: Job) -> dict[str, Any] | None:
-    """The contract's ``waiting``, its position not yet counted; None for a job that does not wait."""
+def _waiting(
+    services: Services, job: Job, progress: Mapping[str, Any] | None, position: int | None
+) -> dict[str, Any] | None:
+    """The contract's ``waiting``; None for a job that does not wait."""
     if job.backs_off:
         due_at = present.time(job.due_at)
         return {"reason": "retry-backoff", "position": None, "estimate": None, "due_at": due_at}
-    if job.status is Status.SCHEDULED:
-        reason = "scheduled"
-    elif job.status is not Status.QUEUED:
-        return None
-    else:
-        reason = "behind-others" if services.is_served(job.queue) else "no-worker-for-model"
-    return {"reason": reason, "position": None, "estimate": None}
+    match job.status:
+        case Status.SCHEDULED:
+            reason, estimate = "scheduled", None
+        case Status.QUEUED if services.is_served(job.queue):
+            reason, estimate = "behind-others", seconds_until_start(job.queue, position, services.workers())
+        case Status.QUEUED:
+            reason, estimate = "no-worker-for-model", None
+        case Status.RUNNING if progress is not None and progress.get("stage") in _LOADING:
+            reason, estimate = "loading-model", None
+        case _:
+            return None
+    return {"reason": reason, "position": position, "estimate": estimate}
 
 
 def preferred_wait(prefer: str | None) -> float:

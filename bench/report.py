@@ -75,7 +75,7 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
     costs = [["ms for each job", *names]]
     costs += [[step, *(f"{steps[name][step]:.3f}" for name in names)] for step in steps[names[0]]]
     said = f"{machine_said} A route that does nothing on the same server: {noop:.0f} requests/s."
-    return "\n\n".join([said, _table(rows), _table(ratios), _table(costs)])
+    return "\n\n".join([said, table(rows), table(ratios), table(costs)])
 
 
 def write(text: str, found: Mapping[str, Figures]) -> None:
@@ -133,7 +133,8 @@ def _sync_ms() -> float:
     return 1000 * statistics.median(times)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; the first row is the head."""
     head, *body = rows
     lines = [head, ["---", *(["---:"] * (len(head) - 1))], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

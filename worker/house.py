@@ -26,6 +26,7 @@ from worker.deliver import Deliverer
 from worker.kiln.devices import find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.lease import LeaseKeeper
+from worker.pace import Pace
 from worker.prepare import Preparer
 from worker.results import Results
 from worker.retention import Retention
@@ -48,11 +49,12 @@ class House:
         device = find_device(settings.device)
         jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
-        leases = Leases(self.database, settings.lease_seconds, backoff)
+        leases = Leases(self.database, settings.lease_seconds, backoff, dict(settings.tenant_weights))
         results, checkpoints = Results(storage), Checkpoints(storage)
         self.device = device.name
         self.kiln = Kiln(device, memory_budget(device, settings.memory_bytes), slots=settings.slots)
         self.events = Events(settings.redis_url)
+        self.pace = Pace()
         self.tickets = Tickets(settings)
         self.scratch = Scratch(settings.data / "scratch", self.id)
         self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
@@ -89,6 +91,7 @@ class House:
             scratch=self.scratch,
             events=self.events,
             tickets=self.tickets,
+            pace=self.pace,
         )
 
     def describe(self) -> Worker:
@@ -102,6 +105,7 @@ class House:
             queues=self.settings.queues,
             models=self.kiln.models,
             memory=self.kiln.memory,
+            pace=self.pace.means,
         )
 
     def open(self) -> None:

@@ -15,7 +15,7 @@ from shared.catalog.models import Hub, Model
 from shared.errors import JobError, ModelUnavailable, NotFound
 from shared.ids import is_id
 from shared.jobs.files import FileStore
-from shared.jobs.records import Job
+from shared.jobs.records import TRAINING_QUEUE, Job
 from shared.jobs.store import JobStore
 from shared.media import decode_data_uri
 from shared.outward import Outward, is_url
@@ -29,8 +29,7 @@ from worker.fitting import with_pictures
 from worker.incoming import Incoming
 from worker.kiln.firing import Order
 
-#: the queue whose jobs run beside others instead of before those that come later
-TRAINING = "training"
+TRAINING = TRAINING_QUEUE
 
 #: brings the files of a model, or of something that belongs to one
 Fetch = Callable[[Model], Path | None]

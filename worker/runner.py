@@ -35,6 +35,7 @@ from worker.held import Held
 from worker.kiln.firing import Checkpoint, Outcome, Preview
 from worker.kiln.kiln import Kiln
 from worker.lease import LeaseKeeper
+from worker.pace import Pace
 from worker.prepare import TRAINING, Preparer
 from worker.results import Results
 from worker.scratch import Scratch
@@ -63,6 +64,7 @@ class Runner:
         scratch: Scratch,
         events: Events,
         tickets: Tickets,
+        pace: Pace,
     ) -> None:
         self._worker_id = worker_id
         self._leases = leases
@@ -75,6 +77,7 @@ class Runner:
         self._scratch = scratch
         self._events = events
         self._tickets = tickets
+        self._pace = pace
         self._slots = threading.BoundedSemaphore(slots)
         self._training = threading.BoundedSemaphore(1)
         self._leaving = False
@@ -87,7 +90,8 @@ class Runner:
             if self._leaving:
                 self._tickets.send(queue)  # for another worker
             elif room and (job := self._claims.call(queue)) is not None:
-                self._run(job)
+                with self._pace.measured(queue):
+                    self._run(job)
                 if queue == TRAINING:  # tickets that found no room meanwhile are gone
                     self._tickets.send(queue)
 
@@ -117,9 +121,12 @@ class Runner:
             yield taken
 
     def _claim(self, queues: Sequence[str]) -> list[Job | Exception | None]:
-        """A job for each ticket, as far as they go."""
+        """A job for each ticket, as far as they go; models that jobs here wait for are as good as loaded."""
+        resident = {*self._kiln.models, *(held.job.model for held in self._keeper.held())}
         found = {
-            queue: iter(self._leases.claim(self._worker_id, queue, limit=queues.count(queue)))
+            queue: iter(
+                self._leases.claim(self._worker_id, queue, limit=queues.count(queue), resident=resident)
+            )
             for queue in set(queues)
         }
         return [next(found[queue], None) for queue in queues]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -14,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from shared.database import Database
 from shared.errors import LeaseLost
 from shared.ids import new_id
-from shared.jobs import outbox, transitions
+from shared.jobs import claims, outbox, transitions
 from shared.jobs.backoff import Backoff
 from shared.jobs.records import (
     Ending,
@@ -28,8 +29,12 @@ from shared.jobs.records import (
     Succeeded,
     Worker,
 )
+from shared.jobs.shares import EQUAL, Shares
 from shared.jobs.states import Status
 from shared.jobs.tables import jobs, locks, models, outputs, status_in, workers
+
+#: jobs woken in one transaction
+_WAKE = 1000
 
 _CANCELED = {"type": "canceled", "message": "canceled while it ran", "retryable": False}
 
@@ -40,25 +45,37 @@ class Leases:
     What a worker or upkeep acts upon is durable before it does: a claim that a crashed server forgot would
     give one attempt to two workers, and the files of one would be removed as those of the other."""
 
-    def __init__(self, database: Database, lease_seconds: float, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        lease_seconds: float,
+        backoff: Backoff | None = None,
+        weights: Mapping[str, float] = EQUAL,
+    ) -> None:
+        """``weights``: those of tenants that have not 1, see ``shares``."""
         self._database = database
+        self._shares = Shares(database.dialect, weights)
         self._seconds = lease_seconds
         self._backoff = backoff or Backoff()
 
-    def claim(self, worker_id: str, queue: str, *, limit: int = 1) -> list[Job]:
-        """Take up to ``limit`` of the best queued jobs: highest priority first, then oldest.
+    def claim(
+        self, worker_id: str, queue: str, *, limit: int = 1, resident: Collection[str] = ()
+    ) -> list[Job]:
+        """Take up to ``limit`` of the best queued jobs: highest priority first, then by fair shares, then
+        oldest; those for a ``resident`` model a bounded way ahead of others, see ``affinity``.
 
         Each is running now, its ``attempt`` raised; nobody else gets it while the lease is renewed."""
         with self._database.write(durable=self._database.is_server) as connection:
-            now = self._database.now(connection)
-            wanted = {"queue": queue, "limit": limit}
-            ids = connection.execute(_best(self._database.dialect), wanted).scalars().all()
-            if not ids:
-                return []
-            rows = transitions.claim(
-                connection, ids, now=now, worker=worker_id, lease_until=now + self._seconds
+            rows = claims.claim(
+                self._database,
+                connection,
+                queue,
+                worker=worker_id,
+                limit=limit,
+                lease_seconds=self._seconds,
+                resident=resident,
             )
-        return sorted(map(transitions.record, rows), key=lambda job: (-job.priority, job.id))
+        return list(map(transitions.record, rows))
 
     def renew(
         self, worker_id: str, held: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]
@@ -203,7 +220,11 @@ class Leases:
         """Queue the scheduled jobs whose time has come, for the first or a further attempt."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            rows = transitions.apply(connection, "wake", jobs.c.due_at <= now, now=now)
+            due = connection.execute(_due(self._database.dialect), {"now": now}).all()
+            # one that waits to be tried again has its place already
+            self._shares.tag(connection, [row for row in due if row.tag is None])
+            these = jobs.c.id.in_([row.id for row in due])
+            rows = transitions.apply(connection, "wake", these, now=now) if due else []
         return list(map(transitions.record, rows))
 
     def expire(self) -> list[Job]:
@@ -241,6 +262,7 @@ class Leases:
                 "queues": list(worker.queues),
                 "models": list(worker.models),
                 "memory": dict(worker.memory),
+                "pace": dict(worker.pace),
                 "last_seen": now,
             }
             self._upsert(connection, workers, {"id": worker.id}, seen, started_at=now)
@@ -262,10 +284,14 @@ class Leases:
             now = self._database.now(connection)
             alive = sa.select(workers).where(workers.c.last_seen >= now - alive_within).order_by(workers.c.id)
             rows = list(connection.execute(alive))
-            held = sa.select(jobs.c.worker, jobs.c.id).where(status_in(Status.RUNNING)).order_by(jobs.c.id)
-            running: dict[str | None, list[str]] = {}
-            for worker_id, job_id in connection.execute(held):
-                running.setdefault(worker_id, []).append(job_id)
+            held = (
+                sa.select(jobs.c.worker, jobs.c.id, jobs.c.queue)
+                .where(status_in(Status.RUNNING))
+                .order_by(jobs.c.id)
+            )
+            running: dict[str | None, dict[str, str]] = {}
+            for worker_id, job_id, queue in connection.execute(held):
+                running.setdefault(worker_id, {})[job_id] = queue
         return [
             Worker(
                 id=row.id,
@@ -278,7 +304,9 @@ class Leases:
                 memory=row.memory,
                 started_at=row.started_at,
                 last_seen=row.last_seen,
+                pace=row.pace or {},
                 running=tuple(running.get(row.id, ())),
+                busy=Counter(running.get(row.id, {}).values()),
             )
             for row in rows
         ]
@@ -297,15 +325,15 @@ class Leases:
 
 
 @cache
-def _best(dialect: str) -> sa.Executable:
-    """The ids of the best ``limit`` jobs of a ``queue``; built once, for the path of every job."""
-    best = (
-        sa.select(jobs.c.id)
-        .where(jobs.c.queue == sa.bindparam("queue"), status_in(Status.QUEUED))
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
-        .limit(sa.bindparam("limit"))
+def _due(dialect: str) -> sa.Executable:
+    """The scheduled jobs whose time has come, the first of them first, as many as one round takes."""
+    due = (
+        sa.select(jobs.c.id, jobs.c.queue, jobs.c.priority, jobs.c.tenant, jobs.c.tag)
+        .where(status_in(Status.SCHEDULED), jobs.c.due_at <= sa.bindparam("now"))
+        .order_by(jobs.c.due_at)
+        .limit(_WAKE)
     )
-    return best.with_for_update(skip_locked=True) if dialect == "postgresql" else best
+    return due.with_for_update(skip_locked=True) if dialect == "postgresql" else due
 
 
 def _step_of(ending: Ending) -> tuple[str, dict[str, Any]]:

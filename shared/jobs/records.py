@@ -9,6 +9,9 @@ from typing import Any
 from shared.errors import ErrorType
 from shared.jobs.states import TERMINAL, Status
 
+#: the queue whose jobs run beside others instead of before those that come later
+TRAINING_QUEUE = "training"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
@@ -75,6 +78,8 @@ class Job:
     queue: str
     status: Status
     priority: int
+    #: its place among those of its queue and priority, see ``shares``; None until it is first queued
+    tag: float | None
     input: Mapping[str, Any]
     metadata: Mapping[str, Any]
     group: str | None
@@ -212,6 +217,16 @@ class Worker:
     queues: tuple[str, ...]
     models: tuple[str, ...] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
+    #: by queue, the seconds that a job has lately held a slot
+    pace: Mapping[str, float] = field(default_factory=dict)
     started_at: float = 0.0
     last_seen: float = 0.0
     running: tuple[str, ...] = ()
+    #: by queue, how many of these there are
+    busy: Mapping[str, int] = field(default_factory=dict)
+
+    def slots_for(self, queue: str) -> int:
+        """How many jobs of a queue it runs at once. Training has one slot of its own, beside the others."""
+        if queue not in self.queues:
+            return 0
+        return 1 if queue == TRAINING_QUEUE else self.slots

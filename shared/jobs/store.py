@@ -21,10 +21,11 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import outbox, transitions
+from shared.jobs import outbox, positions, transitions
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
+from shared.jobs.shares import EQUAL, Lane, Shares
 from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import jobs, outputs, shown_status, status_in
 
@@ -34,8 +35,10 @@ _NO_LIMITS: Mapping[str, int] = {}
 class JobStore:
     """The jobs of all tenants. Every method is one transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, weights: Mapping[str, float] = EQUAL) -> None:
+        """``weights``: those of tenants that have not 1, see ``shares``."""
         self._database = database
+        self._shares = Shares(database.dialect, weights)
 
     def submit(
         self, new: Sequence[NewJob], *, limits: Mapping[str, int] = _NO_LIMITS, together: bool = False
@@ -58,15 +61,25 @@ class JobStore:
             refusals = [None if together else room.take(job.tenant) for job in new]
             made = [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]
             if made:
+                self._tag(connection, made)
                 connection.execute(sa.insert(jobs), made)
                 note_inputs(connection, made)
             return [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
+
+    def _tag(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Give those that are queued now their places."""
+        queued = [row for row in rows if row["status"] == Status.QUEUED]
+        tags = self._shares.tags(connection, list(map(_lane, queued)))
+        for row, tag in zip(queued, tags, strict=True):
+            row["tag"] = tag
 
     def _insert_keyed(
         self, connection: Connection, rows: list[dict[str, Any]], room: Room
     ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
         dialect = postgresql if self._database.dialect == "postgresql" else sqlite
         results: list[Submitted | IdempotencyMismatch | OverLimit] = []
+        self._tag(connection, rows)
+        refused = []
         for row in rows:
             refusal = room.take(row["tenant"])
             if refusal is None:
@@ -85,6 +98,8 @@ class JobStore:
                 results.append(IdempotencyMismatch(row["idempotency_key"]))
             else:
                 results.append(Submitted(transitions.with_outputs(connection, [found])[0], replayed=True))
+            refused.append(row)
+        self._shares.refund(connection, [_lane(row) for row in refused if row["tag"] is not None])
         return results
 
     def get(self, job_id: str, *, tenant: str | None = None) -> Job:
@@ -234,26 +249,12 @@ class JobStore:
                 raise NotFound("output", output_id)
             return transitions.output_record(row)
 
-    def position(self, job: Job, *, most: int | None = None) -> int | None:
-        """How many queued jobs of its queue will be claimed before this one, 0 for the next.
+    def positions(self, queued: Sequence[Job], *, most: int) -> Sequence[int | None]:
+        """For each of these queued jobs how many of its queue will be claimed before it, 0 for the next.
 
-        Counting takes as long as there are jobs before it; with ``most`` it ends there, with None.
-        """
-        queued = sa.select(jobs.c.id).where(jobs.c.queue == job.queue, status_in(Status.QUEUED))
-        count = 0
+        Counting takes as long as there are jobs before it; it ends at ``most``, with None."""
         with self._database.read() as connection:
-            # two questions, each a range of the index that claims use
-            for before in (
-                queued.where(jobs.c.priority > job.priority),
-                queued.where(jobs.c.priority == job.priority, jobs.c.id < job.id),
-            ):
-                rest = before if most is None else before.limit(most + 1 - count)
-                count += connection.execute(
-                    sa.select(sa.func.count()).select_from(rest.subquery())
-                ).scalar_one()
-                if most is not None and count > most:
-                    return None
-        return count
+            return positions.positions(connection, queued, most=most)
 
     def depths(self) -> Sequence[QueueDepth]:
         """The queues that have jobs waiting, with how many and for how long, by name."""
@@ -281,6 +282,7 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "queue": new.queue,
         "status": Status.SCHEDULED.value if scheduled else Status.QUEUED.value,
         "priority": new.priority,
+        "tag": None,
         "input": dict(new.input),
         "metadata": dict(new.metadata),
         "webhook": None if new.webhook is None else asdict(new.webhook),
@@ -297,6 +299,10 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "expires_at": None if new.expires_in is None else now + new.expires_in,
         "queued_at": None if scheduled else now,
     }
+
+
+def _lane(row: Mapping[str, Any]) -> Lane:
+    return Lane(row["queue"], row["priority"], row["tenant"])
 
 
 #: what a job has not had yet when it is submitted

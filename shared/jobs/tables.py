@@ -29,6 +29,8 @@ jobs = sa.Table(
     sa.Column("queue", _Name, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("priority", sa.SmallInteger, nullable=False),
+    # the virtual start tag of ``shares``: the order within a queue and a priority; null until first queued
+    sa.Column("tag", sa.Double),
     sa.Column("input", _Json, nullable=False),
     sa.Column("metadata", _Json, nullable=False),
     sa.Column("webhook", _Json),
@@ -79,6 +81,7 @@ sa.Index(
     "ix_jobs_claim",
     jobs.c.queue,
     jobs.c.priority.desc(),
+    jobs.c.tag,
     jobs.c.id,
     sqlite_where=_queued,
     postgresql_where=_queued,
@@ -220,6 +223,7 @@ workers = sa.Table(
     sa.Column("queues", _Json, nullable=False),
     sa.Column("models", _Json, nullable=False),
     sa.Column("memory", _Json, nullable=False),
+    sa.Column("pace", _Json),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("last_seen", sa.Double, nullable=False),
 )
@@ -247,6 +251,27 @@ tenants = sa.Table(
     sa.Column("queued", sa.Integer),
     sa.Column("running", sa.Integer),
     sa.Column("storage_bytes", sa.BigInteger),
+)
+
+# Both are explained in ``shares``: where a tenant's next job goes, and how far the claims of a queue are.
+shares = sa.Table(
+    "shares",
+    metadata,
+    sa.Column("queue", _Name, primary_key=True),
+    sa.Column("priority", sa.SmallInteger, primary_key=True),
+    sa.Column("tenant", _Name, primary_key=True),
+    sa.Column("finish", sa.Double, nullable=False),
+)
+
+clocks = sa.Table(
+    "clocks",
+    metadata,
+    sa.Column("queue", _Name, primary_key=True),
+    sa.Column("priority", sa.SmallInteger, primary_key=True),
+    sa.Column("virtual", sa.Double, nullable=False),
+    # of ``affinity``: claims out of turn since the last one in turn, and when the first of them was
+    sa.Column("overtakes", sa.Integer, nullable=False),
+    sa.Column("overtaken_since", sa.Double),
 )
 
 locks = sa.Table(

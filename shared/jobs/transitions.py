@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Row
 
 from shared.database import Database
@@ -75,11 +76,29 @@ def _statement_for_one(step: str, columns: tuple[str, ...]) -> sa.Executable:
 
 
 def claim(
-    connection: Connection, ids: Sequence[str], *, now: float, worker: str, lease_until: float
+    database: Database,
+    connection: Connection,
+    ids: Sequence[str],
+    *,
+    limit: int,
+    now: float,
+    worker: str,
+    lease_until: float,
 ) -> list[Row[Any]]:
-    """Give these queued jobs to a worker; returns the rows that moved. Built once, as above."""
-    given = {"the_jobs": ids, "the_time": now, "new_worker": worker, "new_lease": lease_until}
-    return _told(connection, list(connection.execute(_statement_for_claim(), given)), now)
+    """Give up to ``limit`` of these queued jobs to a worker, the first that nobody else is taking.
+
+    Returns the rows that moved. Built once, as above."""
+    given: dict[str, Any] = {"the_time": now, "new_worker": worker, "new_lease": lease_until}
+    if database.is_server:
+        given |= {"the_jobs": list(ids), "most": limit}
+    else:  # one writer at a time: nobody else is taking any
+        given |= {"the_jobs": ids[:limit]}
+    return _told(connection, list(connection.execute(_statement_for_claim(database.dialect), given)), now)
+
+
+def not_expired() -> sa.ColumnElement[bool]:
+    """The job may still start at ``the_time``."""
+    return sa.or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > sa.bindparam("the_time"))
 
 
 def _told(connection: Connection, rows: list[Row[Any]], now: float) -> list[Row[Any]]:
@@ -90,12 +109,26 @@ def _told(connection: Connection, rows: list[Row[Any]], now: float) -> list[Row[
 
 
 @cache
-def _statement_for_claim() -> sa.Executable:
+def _statement_for_claim(dialect: str) -> sa.Executable:
     transition = TRANSITIONS["claim"]
     now: sa.BindParameter[float] = sa.bindparam("the_time")
+    ready = [status_in(*transition.sources), not_expired()]
+    if dialect == "postgresql":
+        wanted: sa.BindParameter[Any] = sa.bindparam("the_jobs", type_=postgresql.ARRAY(sa.String))
+        free = (
+            sa.select(jobs.c.id)
+            .where(*ready, jobs.c.id == sa.any_(wanted))
+            .order_by(sa.func.array_position(wanted, jobs.c.id))
+            .limit(sa.bindparam("most"))
+            .with_for_update(skip_locked=True)
+        )
+        # an array: a planner may look into a mere subquery more than once, and then more jobs would be locked
+        these = jobs.c.id == sa.any_(sa.func.array(free.scalar_subquery()))
+    else:
+        these = jobs.c.id.in_(sa.bindparam("the_jobs", expanding=True))
     return (
         sa.update(jobs)
-        .where(status_in(*transition.sources), jobs.c.id.in_(sa.bindparam("the_jobs", expanding=True)))
+        .where(*ready, these)
         .values(
             **_implied(transition, now),
             attempt=jobs.c.attempt + 1,
@@ -144,6 +177,7 @@ def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
         queue=row.queue,
         status=Status(row.status),
         priority=row.priority,
+        tag=row.tag,
         input=row.input,
         metadata=row.metadata,
         group=row.group_name,

@@ -280,16 +280,3 @@ def test_workers_are_shown_with_what_they_run_until_they_fall_silent(store: JobS
     assert leases.workers(alive_within=-1) == []
     assert leases.forget_silent(-1) == 1
     assert leases.workers(alive_within=60) == []
-
-
-def test_the_claim_is_answered_from_its_index(database: Database) -> None:
-    claim = "SELECT id FROM jobs WHERE queue = 'a' AND status = 'queued' ORDER BY priority DESC, id LIMIT 1"
-    with database.read() as connection:
-        if database.dialect == "sqlite":
-            plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {claim}"))
-            assert "TEMP B-TREE" not in plan
-        else:
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            plan = " ".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {claim}"))
-            assert "Sort" not in plan
-    assert "ix_jobs_claim" in plan

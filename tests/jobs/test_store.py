@@ -160,7 +160,7 @@ def test_an_output_belongs_to_its_jobs_tenant(store: JobStore, leases: Leases) -
 
 def test_positions_and_depths_follow_the_order_of_claims(store: JobStore, leases: Leases) -> None:
     late, early, urgent = submit(store, priority=1), submit(store), submit(store, priority=9)
-    assert [store.position(job) for job in (urgent, early, late)] == [0, 1, 2]
+    assert store.positions([urgent, early, late], most=10) == [0, 1, 2]
     [depth] = store.depths()
     assert (depth.queue, depth.queued) == ("default", 3)
     assert [leases.claim("wrk_1", "default")[0].id for _ in range(3)] == [urgent.id, early.id, late.id]
