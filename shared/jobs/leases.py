@@ -128,6 +128,7 @@ class Leases:
             order = sorted(range(len(finishes)), key=lambda i: finishes[i].job_id)
             for i in order:  # by id, as everywhere: two writers of many rows must not deadlock
                 results[i] = self._finish(connection, finishes[i], now)
+            outbox.append(connection, [job for job in results.values() if isinstance(job, Job)], now)
         return [results[i] for i in range(len(finishes))]
 
     def _finish(self, connection: Connection, finish: Finish, now: float) -> Job | LeaseLost:
@@ -136,9 +137,7 @@ class Leases:
         named = (
             self._name(connection, row, finish.ending, now) if isinstance(finish.ending, Succeeded) else []
         )
-        job = transitions.record(row, named)
-        outbox.append(connection, [job], now)
-        return job
+        return transitions.record(row, named)
 
     def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:
         """Take the attempt out of ``running``; None when it was not this worker's any more."""

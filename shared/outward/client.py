@@ -81,7 +81,10 @@ class Outward:
         with (
             _translated(limits),
             httpcore.ConnectionPool(
-                ssl_context=self._certificates(), network_backend=backend, max_keepalive_connections=0
+                # reading the certificates takes long: once, and only where they are needed
+                ssl_context=self._certificates() if target.scheme == "https" else None,
+                network_backend=backend,
+                max_keepalive_connections=0,
             ) as pool,
             pool.stream(
                 method,
@@ -94,7 +97,6 @@ class Outward:
             yield Reply(response.status, _headers(response.headers), _pieces(response, limits))
 
     def _certificates(self) -> ssl.SSLContext:
-        # reading them takes some 20 ms and a few MB: once, and only where somebody needs them
         with self._loading:
             if self._trust is None:
                 self._trust = httpx.create_ssl_context()
