@@ -62,7 +62,6 @@ RECIPES = {
             "channels": [96, 160, 192],
             "text_layers": 3,
             "batch_size": 64,
-            "compile": True,
             "steps": 5400,
             "minutes": 100,
             "autoencoder_steps": 6500,

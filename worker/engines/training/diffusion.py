@@ -166,14 +166,13 @@ class _Training:
         ids = [nets.token_ids(tokens, captions) for captions in self._pictures.captions]
         empty = nets.token_ids(tokens, [""])[0]
         shown = _Shown(loop)
-        fast = nets.compiled(unet) if given["compile"] else unet
 
         def loss(generator: torch.Generator) -> Tensor:
             picked = pick(self._pictures.weights, given["batch_size"], generator)
             clean, captions = batch_of(picked, latents, ids, empty, generator)
             clean, captions = clean.to(self._device), captions.to(self._device)
             with autocast(self._device):
-                return denoising_loss(fast, text, clean, captions, alphas, generator)
+                return denoising_loss(unet, text, clean, captions, alphas, generator)
 
         def after() -> None:
             if shown.due():

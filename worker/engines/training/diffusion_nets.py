@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ import transformers
 from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
-
-from shared.errors import InvalidInput
 
 #: two halvings: 64 pixels are 16 latents
 DOWNSCALE = 4
@@ -58,17 +55,6 @@ def denoiser(given: Mapping[str, Any]) -> Net:
     # The backward pass of the fused attention took 29 % of a step on a CPU for sequences this short.
     net.set_attn_processor(AttnProcessor())
     return net
-
-
-def compiled(net: Net) -> Net:
-    """The same parameters behind kernels made for them; on two CPU cores a step took 0.55 of its time.
-
-    Raises InvalidInput where a CPU has no compiler to make them with."""
-    if next(net.parameters()).device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise InvalidInput.at(
-            "/input/compile", "needs a C++ compiler on the worker; install g++ or set it to false"
-        )
-    return torch.compile(net)
 
 
 def text_encoder(given: Mapping[str, Any], tokens: Net) -> Net:
