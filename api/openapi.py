@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from api import schemas
@@ -54,7 +55,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [operation.tag],
         "parameters": _parameters(operation),
         "responses": {str(status): _answer(answer) for status, answer in operation.answers.items()}
-        | {"default": _content("What went wrong.", MEDIA_TYPE, schemas.PROBLEM)},
+        | {str(status): _problem(status) for status in operation.problems},
         "security": [] if operation.scope is None else [{_KEY: [operation.scope]}],
     }
     if operation.body is not None:
@@ -74,7 +75,13 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         for name, schema in operation.query.items()
     ]
     headers = [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string", **operation.header_schemas.get(name, {})},
+        }
         for name, text in operation.headers.items()
     ]
     return path + query + headers
@@ -87,6 +94,10 @@ def _answer(answer: Any) -> dict[str, Any]:
             name: {"description": text, "schema": {"type": "string"}} for name, text in answer.headers.items()
         }
     return described
+
+
+def _problem(status: HTTPStatus) -> dict[str, Any]:
+    return _content(f"{status.phrase}.", MEDIA_TYPE, schemas.PROBLEM)
 
 
 def _content(description: str | None, media_type: str, schema: Mapping[str, Any] | None) -> dict[str, Any]:

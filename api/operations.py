@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Request, Response, request
@@ -62,6 +63,8 @@ class Operation:
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: what each header that the operation heeds means
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: what the text of such a header must be where not anything goes; published here, checked by the handler
+    header_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: schema of a JSON body; None where there is none, or where the handler reads it
     body: Mapping[str, Any] | None = None
     #: schema of a multipart body, which the handler reads
@@ -72,6 +75,24 @@ class Operation:
     def id(self) -> str:
         """The name of its function, unique."""
         return self.handler.__name__
+
+    @property
+    def problems(self) -> list[HTTPStatus]:
+        """The statuses of the problems that it may answer with."""
+        found = {HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE}
+        if self.scope is not None:
+            found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
+        if self.body is not None or self.form is not None:
+            found |= {
+                HTTPStatus.BAD_REQUEST,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            }
+        if "{" in self.path:
+            found |= {HTTPStatus.NOT_FOUND} | ({HTTPStatus.CONFLICT} if self.method != "GET" else set())
+        if HTTPStatus.PARTIAL_CONTENT in self.answers:
+            found |= {HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
+        return sorted(found)
 
 
 class Group:
@@ -147,6 +168,8 @@ class _Query:
 
 def _typed(text: str, wanted: str | None) -> Any:
     """The text as what the schema wants, or as it is, so that the schema refuses it."""
+    if not text.isascii():  # Python takes the digits of every script
+        return text
     try:
         if wanted == "integer":
             return int(text)

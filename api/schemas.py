@@ -252,9 +252,10 @@ UPLOAD: Schema = {
     "type": "object",
     "properties": {
         "file": {"type": "string", "format": "binary"},
-        "purpose": {"type": "string", "default": "input"},
+        "purpose": {"type": "string", "default": "input", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"},
     },
     "required": ["file"],
+    "additionalProperties": False,
 }
 
 DELIVERY: Schema = record(

@@ -168,12 +168,6 @@ SETTINGS: tuple[Setting, ...] = (
         "max_upload_bytes", str(2 << 30), "Largest file that is uploaded, or fetched from a URL.", _bytes
     ),
     Setting(
-        "body_seconds",
-        "30",
-        "Time within which the next 64 KiB of a request's body, or its rest, must come.",
-        _positive,
-    ),
-    Setting(
         "trusted_hosts",
         "",
         "Names besides loopback's under which a server without keys answers, separated by commas.",
@@ -182,7 +176,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limit_requests", "0", "Requests a minute that each key may make; 0: any number.", _limit),
     Setting("limit_submissions", "0", "Jobs a minute that each key may submit; 0: any number.", _limit),
     Setting("limit_queued", "0", "Jobs that a tenant may have waiting; 0: any number.", _limit),
-    Setting("limit_running", "0", "Jobs that a tenant may have running at once; 0: any number.", _limit),
     Setting("limit_storage_bytes", "0", "Bytes that a tenant's files and outputs may have; 0: any.", _limit),
     Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
     Setting("input_allow_private", "0", "1 lets input files be fetched from private addresses.", _flag),
@@ -233,12 +226,10 @@ class Settings:
     api_processes: int
     max_body_bytes: int
     max_upload_bytes: int
-    body_seconds: float
     trusted_hosts: tuple[str, ...]
     limit_requests: int
     limit_submissions: int
     limit_queued: int
-    limit_running: int
     limit_storage_bytes: int
     webhook_allow_private: bool
     input_allow_private: bool

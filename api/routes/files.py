@@ -7,7 +7,7 @@ from flask import Response
 from api import content, present, schemas
 from api.files import receive
 from api.operations import Answer, Call, Group
-from shared.errors import InvalidInput, NotFound
+from shared.errors import NotFound
 from shared.ids import is_id
 from shared.jobs.files import FileRecord
 
@@ -42,14 +42,17 @@ def upload_file(call: Call) -> Response:
     query={
         "purpose": _SHORT,
         "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-        "after": {**_SHORT, "description": "The id of the last file of the page before."},
+        "after": {
+            "type": "string",
+            "pattern": "^file_[0-9A-HJKMNP-TV-Z]{26}$",
+            "description": "The id of the last file of the page before.",
+            "x-expects": "the id of a file",
+        },
     },
     answers={200: Answer("One page.", schemas.FILES)},
 )
 def list_files(call: Call) -> Response:
     limit, after = call.query["limit"], call.query.get("after")
-    if after is not None and not is_id("file", after):
-        raise InvalidInput.at("/after", "must be the id of a file")
     found = call.services.files.list(
         call.tenant, purpose=call.query.get("purpose"), limit=limit + 1, after=after
     )

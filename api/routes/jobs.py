@@ -46,6 +46,7 @@ def _job(call: Call, id: str) -> Job:
         "Prefer": f"`wait=N`: answer when the job has ended, or after N seconds, at most {MOST_SECONDS:g}.",
         "Idempotency-Key": "With the same body again it gives the same job; with another body, an error.",
     },
+    header_schemas={"Idempotency-Key": {"pattern": r"^[\x21-\x7e]{1,255}$"}},
     body=schemas.SUBMISSION,
     answers={
         202: Answer(
@@ -99,7 +100,12 @@ def submit_jobs(call: Call) -> Response:
         "model": _SHORT,
         "group": _SHORT,
         "limit": _PAGE,
-        "cursor": {**_SHORT, "description": "`next_cursor` of the page before."},
+        "cursor": {
+            "type": "string",
+            "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}$",
+            "description": "`next_cursor` of the page before.",
+            "x-expects": "the next_cursor of an earlier page",
+        },
     },
     answers={200: Answer("One page.", schemas.JOBS)},
 )
@@ -150,6 +156,7 @@ def get_job(call: Call, id: str) -> Response:
     "/v1/jobs/{id}/events",
     summary="Follow a job",
     headers={"Last-Event-ID": "Go on after this event."},
+    header_schemas={"Last-Event-ID": {"pattern": r"^\d{1,15}-\d{1,9}$"}},
     answers={
         200: Answer(f"Events of the types {', '.join(_TYPES)}.", media_type="text/event-stream"),
         204: Answer("Everything was seen already: do not come back."),

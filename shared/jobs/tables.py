@@ -241,7 +241,7 @@ keys = sa.Table(
     sa.Column("revoked_at", sa.Double),
 )
 
-# What is null is as the settings say; 0 is no limit.
+# What is null is as the settings say; 0 is no limit. `running` is for claims, which do not heed it yet.
 tenants = sa.Table(
     "tenants",
     metadata,

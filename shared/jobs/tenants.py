@@ -30,8 +30,6 @@ class Limits:
     submissions: int = 0
     #: jobs that are queued or scheduled
     queued: int = 0
-    #: jobs that run at once
-    running: int = 0
     #: bytes of uploaded files and of outputs
     storage_bytes: int = 0
 
@@ -50,10 +48,6 @@ class Tenants:
     def limits(self, tenant: str) -> Limits:
         """Raises Unavailable when they are not known and the database is away."""
         return self._own().get(tenant, self._default)
-
-    def limited(self, name: str) -> bool:
-        """Whether any tenant at all has the limit of this name."""
-        return any(getattr(limits, name) for limits in (self._default, *self._own().values()))
 
     def set(self, tenant: str, changes: Mapping[str, int]) -> None:
         """Set some limits of a tenant; the others stay. Raises InvalidInput."""

@@ -121,6 +121,33 @@ class TestOnLoopback:
         body = {"model": "fake", "input": {"prompt": "x"}}
         assert api.post("/v1/jobs", body, headers={"Origin": origin}).status_code == 403
 
+    def test_what_a_browser_calls_cross_site_is_refused(self, api: Api) -> None:
+        for path in ("/v1/jobs", "/metrics", "/v1/models"):
+            answer = api.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+            assert answer.status_code == 403
+            assert "QANVAS_TRUSTED_HOSTS" in answer.json["detail"]
+        for site in ("same-origin", "none", "same-site"):
+            assert api.get("/v1/jobs", headers={"Sec-Fetch-Site": site}).status_code == 200
+
+    def test_health_and_docs_are_for_everybody(self, api: Api) -> None:
+        for path in ("/healthz", "/openapi.json", "/docs"):
+            assert api.get(path, headers={"Host": "evil.example"}).status_code == 200
+
+    def test_a_trusted_host_is_answered(self, settings: Settings) -> None:
+        app = create_app(settings.with_(trusted_hosts=("qanvas.example",)))
+        api = Api(app)
+        trusted = {"Host": "qanvas.example", "Origin": "https://qanvas.example"}
+        assert api.get("/v1/jobs", headers=trusted).status_code == 200
+        assert api.get("/v1/jobs", headers=trusted | {"Sec-Fetch-Site": "cross-site"}).status_code == 200
+        assert api.get("/v1/jobs", headers=trusted | {"Origin": "https://evil.example"}).status_code == 403
+        assert api.get("/v1/jobs", headers={"Host": "evil.example"}).status_code == 403
+        app.extensions["qanvas"].close()
+
+    @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded"])
+    def test_a_form_of_another_page_is_refused_by_its_media_type(self, api: Api, media_type: str) -> None:
+        body = b'{"model": "fake", "input": {"prompt": "x"}}'
+        assert api.post("/v1/jobs", data=body, headers={"Content-Type": media_type}).status_code == 415
+
     def test_once_there_is_a_key_it_is_needed(self, api: Api, services: Services) -> None:
         headers = key(services)
         assert api.get("/v1/jobs").status_code == 401

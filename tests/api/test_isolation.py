@@ -25,6 +25,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 #: operations that name nothing of anybody's, which the tests below look at one by one
 _OF_ALL = {
     "docs",
+    "get_webhook_secret",
     "healthz",
     "list_files",
     "list_jobs",
@@ -48,6 +49,7 @@ class Possessions:
     jobs: list[str]
     file: str
     output: str
+    event: str
 
     def by_path(self, path: str) -> str:
         kinds: Mapping[str, str] = {
@@ -56,6 +58,7 @@ class Possessions:
             "/v1/outputs/{id}": self.output,
             "/v1/models/{id}": "secret-model",
             "/v1/groups/{name}": "secret-group",
+            "/v1/webhooks/{id}": self.event,
         }
         known = next((found for start, found in kinds.items() if path.startswith(start)), None)
         assert known is not None, f"say in this test what {path} names"
@@ -81,7 +84,12 @@ def key(services: Services) -> Callable[..., dict[str, str]]:
 @pytest.fixture
 def theirs(hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]) -> Possessions:
     headers = key("ann", "submit", "read")
-    body = {"model": "fake", "input": {"prompt": "secret"}, "group": "secret-group"}
+    body = {
+        "model": "fake",
+        "input": {"prompt": "secret"},
+        "group": "secret-group",
+        "webhook": {"url": "https://example.com/hook"},
+    }
     jobs = [api.post("/v1/jobs", body, headers=headers).json["id"] for _ in range(2)]
     first = hand.claim()
     services.events.publish(first.id, "preview", {"url": "x"}, preview=png())
@@ -99,7 +107,8 @@ def theirs(hand: Hand, api: Api, services: Services, key: Callable[..., dict[str
     hand.claim()
     upload = {"file": (io.BytesIO(png()), "secret.png", "image/png")}
     file = api.post("/v1/files", data=upload, headers=headers).json["id"]
-    return Possessions(headers, jobs, file, done.outputs[0].id)
+    [event, *_] = services.outbox.of_job(done.id, limit=1)
+    return Possessions(headers, jobs, file, done.outputs[0].id, event.id)
 
 
 def _naming() -> list[Operation]:
@@ -151,6 +160,12 @@ def test_a_worker_shows_a_tenant_its_own_jobs_and_an_admin_all(
     everything = ([theirs.jobs[1]], ["fake", "secret-model"])
     assert seen(theirs.headers) == seen(key("bob", "admin")) == everything
     assert seen(key("bob", "read")) == ([], ["fake"])
+
+
+def test_each_tenant_has_a_secret_of_its_own(api: Api, key: Callable[..., dict[str, str]]) -> None:
+    path = "/v1/webhooks/default/secret"
+    secrets = {api.get(path, headers=key(tenant, "submit")).json["key"] for tenant in ("ann", "bob")}
+    assert len(secrets) == 2
 
 
 def test_figures_of_all_tenants_are_for_admins(api: Api, key: Callable[..., dict[str, str]]) -> None:

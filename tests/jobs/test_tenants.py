@@ -21,8 +21,8 @@ def test_a_tenants_own_limits_lie_over_those_of_the_settings(database: Database,
     tenants = Tenants(database, settings.with_(limit_requests=60, limit_queued=10))
     assert tenants.limits("ann") == Limits(requests=60, queued=10)
     tenants.set("ann", {"queued": 0, "storage_bytes": 10**12})
-    tenants.set("ann", {"running": 2})
-    assert tenants.limits("ann") == Limits(requests=60, queued=0, running=2, storage_bytes=10**12)
+    tenants.set("ann", {"submissions": 2})
+    assert tenants.limits("ann") == Limits(requests=60, submissions=2, queued=0, storage_bytes=10**12)
     assert tenants.limits("bob") == Limits(requests=60, queued=10)
     assert [name for name, _ in tenants.list()] == ["ann"]
     tenants.reset("ann")

@@ -1,0 +1,1 @@
+"""What people with bad intentions send, to real servers and to a real worker."""
