@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from shared.jobs.records import Worker
 from shared.jobs.states import Status
 
 if TYPE_CHECKING:
@@ -78,6 +79,32 @@ class Metrics:
             oldest.add_metric([queue.queue], queue.oldest_seconds)
         yield depth
         yield oldest
+        alive = self._services.workers()
         workers = GaugeMetricFamily("qanvas_workers", "Live workers.")
-        workers.add_metric([], len(self._services.workers()))
+        workers.add_metric([], len(alive))
         yield workers
+        yield from _forwards(alive)
+
+
+def _forwards(workers: Sequence[Worker]) -> Iterator[Metric]:
+    """What the workers' kilns computed, each since it started."""
+    told = {
+        "calls": "Calls of models that jobs made.",
+        "forwards": "Forwards that were computed for them.",
+        "shared": "Forwards that computed calls of several jobs.",
+        "rows": "Rows in all forwards.",
+        "splits": "Forwards that ran out of memory and were halved.",
+    }
+    for name, meaning in told.items():
+        family = CounterMetricFamily(f"qanvas_kiln_{name}", meaning, labels=["worker"])
+        for worker in workers:
+            family.add_metric([worker.id], worker.forwards.get(name, 0))
+        yield family
+    alone = CounterMetricFamily(
+        "qanvas_kiln_alone", "Calls that could not share, and why.", labels=["worker", "reason"]
+    )
+    for worker in workers:
+        for name, count in worker.forwards.items():
+            if name.startswith("alone/"):
+                alone.add_metric([worker.id, name.removeprefix("alone/")], count)
+    yield alone

@@ -84,6 +84,7 @@ def worker(record: Worker) -> dict[str, Any]:
         "running": record.running,
         "models": record.models,
         "memory": record.memory,
+        "forwards": record.forwards,
         "started_at": time(record.started_at),
         "last_seen": time(record.last_seen),
     }

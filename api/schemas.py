@@ -310,6 +310,7 @@ WORKER: Schema = record(
     running={"type": "array", "items": _TEXT},
     models={"type": "array", "items": _TEXT},
     memory=_OBJECT,
+    forwards=_OBJECT,
     started_at=_TIME,
     last_seen=_TIME,
 )

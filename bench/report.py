@@ -65,10 +65,10 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
             ratios.append(
                 [
                     name,
-                    _ratio(figures.submit_rate, noop),
-                    _ratio(figures.drain_rate, found["Celery"].drain_rate),
-                    _ratio(figures.through_rate, found["Celery + Flask"].through_rate),
-                    _ratio(figures.run_cpu, found["Celery"].run_cpu),
+                    ratio(figures.submit_rate, noop),
+                    ratio(figures.drain_rate, found["Celery"].drain_rate),
+                    ratio(figures.through_rate, found["Celery + Flask"].through_rate),
+                    ratio(figures.run_cpu, found["Celery"].run_cpu),
                 ]
             )
     names = list(steps)
@@ -146,5 +146,5 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _ratio(value: float | None, of: float | None) -> str:
+def ratio(value: float | None, of: float | None) -> str:
     return "" if value is None or not of else f"{value / of:.2f}"

@@ -9,9 +9,10 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
@@ -112,6 +113,7 @@ class QanvasSubject(Subject):
         beside: Sequence[int],
         *,
         api_processes: int = 1,
+        job: Mapping[str, Any] = JOB,
     ) -> None:
         super().__init__(name, beside)
         self.folder = folder
@@ -131,7 +133,7 @@ class QanvasSubject(Subject):
         self.database = Database(self.settings.database_url)
         self.database.migrate()
         self.events = Events(redis_url)
-        self._body = json.dumps(JOB).encode()
+        self._body = json.dumps(job).encode()
         self.request = load.post("/v1/jobs", self._body)
 
     @contextmanager

@@ -23,8 +23,9 @@ from shared.settings import Settings
 from shared.storage.factory import open_storage
 from worker.checkpoints import Checkpoints
 from worker.deliver import Deliverer
-from worker.kiln.devices import find_device, memory_budget
+from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
+from worker.kiln.profiles import Profiles
 from worker.lease import LeaseKeeper
 from worker.pace import Pace
 from worker.prepare import Preparer
@@ -52,7 +53,12 @@ class House:
         leases = Leases(self.database, settings.lease_seconds, backoff, dict(settings.tenant_weights))
         results, checkpoints = Results(storage), Checkpoints(storage)
         self.device = device.name
-        self.kiln = Kiln(device, memory_budget(device, settings.memory_bytes), slots=settings.slots)
+        self.kiln = Kiln(
+            device,
+            memory_budget(device, settings.memory_bytes),
+            slots=settings.slots,
+            profiles=Profiles(settings.data / "profiles", describe(device)),
+        )
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
@@ -106,6 +112,7 @@ class House:
             models=self.kiln.models,
             memory=self.kiln.memory,
             pace=self.pace.means,
+            forwards=self.kiln.forwards,
         )
 
     def open(self) -> None:

@@ -262,6 +262,7 @@ class Leases:
                 "models": list(worker.models),
                 "memory": dict(worker.memory),
                 "pace": dict(worker.pace),
+                "forwards": dict(worker.forwards),
                 "last_seen": now,
             }
             self._upsert(connection, workers, {"id": worker.id}, seen, started_at=now)
@@ -301,6 +302,7 @@ class Leases:
                 queues=tuple(row.queues),
                 models=tuple(row.models),
                 memory=row.memory,
+                forwards=row.forwards,
                 started_at=row.started_at,
                 last_seen=row.last_seen,
                 pace=row.pace or {},

@@ -219,6 +219,8 @@ class Worker:
     memory: Mapping[str, int] = field(default_factory=dict)
     #: by queue, the seconds that a job has lately held a slot
     pace: Mapping[str, float] = field(default_factory=dict)
+    #: what its kiln computed since it started: ``forwards``, of these ``shared``, their ``rows``, …
+    forwards: Mapping[str, int] = field(default_factory=dict)
     started_at: float = 0.0
     last_seen: float = 0.0
     running: tuple[str, ...] = ()

@@ -224,6 +224,7 @@ workers = sa.Table(
     sa.Column("models", _Json, nullable=False),
     sa.Column("memory", _Json, nullable=False),
     sa.Column("pace", _Json),
+    sa.Column("forwards", _Json, nullable=False, server_default="{}"),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("last_seen", sa.Double, nullable=False),
 )

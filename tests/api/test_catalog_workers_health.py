@@ -57,6 +57,20 @@ def test_workers_are_listed_with_what_they_run(hand: Hand, api: Api) -> None:
     assert worker["id"] == "wrk_hand" and worker["running"] == [job.id] and worker["slots"] == 1
 
 
+def test_workers_and_metrics_tell_what_the_kilns_shared(api: Api, services: Services) -> None:
+    forwards = {"calls": 22, "forwards": 7, "shared": 6, "alone/unet: exact": 3}
+    worker = Worker(
+        id="wrk_1", host="h", pid=7, device="cpu", slots=8, queues=("default",), forwards=forwards
+    )
+    services.leases.heartbeat(worker)
+    [listed] = api.get("/v1/workers").json["data"]
+    assert listed["forwards"] == forwards
+    text = api.get("/metrics").text
+    assert 'qanvas_kiln_calls_total{worker="wrk_1"} 22.0' in text
+    assert 'qanvas_kiln_shared_total{worker="wrk_1"} 6.0' in text
+    assert 'qanvas_kiln_alone_total{reason="unet: exact",worker="wrk_1"} 3.0' in text
+
+
 def test_queues_say_how_deep_they_are(hand: Hand, api: Api) -> None:
     for _ in range(3):
         api.submit()

@@ -41,14 +41,19 @@ class _Gate:
 
 
 class Studio:
-    def __init__(self, folder: Path, engine: Engine, **kiln: Any) -> None:
-        self.kiln = Kiln(Device(), 1 << 40, **kiln)
+    def __init__(self, folder: Path, engine: Engine, *, budget: int = 1 << 40, **kiln: Any) -> None:
+        self.kiln = Kiln(Device(), budget, **kiln)
         self.engine = engine
         self._folder = folder
         self._numbers = itertools.count(1)
 
     def submit(
-        self, given: Mapping[str, Any], *, model: str = "m", engine: Engine | None = None, **order: Any
+        self,
+        given: Mapping[str, Any],
+        *,
+        model: str = "m",
+        engine: Engine | None = None,
+        folder: Path | None = None,
     ) -> Firing:
         job_id = f"job-{next(self._numbers)}"
         entry = Model(id=model, task="t", engine="e", source=Builtin(), input_schema={}, output="image/png")
@@ -57,11 +62,10 @@ class Studio:
                 work=Work(job_id=job_id, task="t", input=given),
                 model=entry,
                 model_key=model,
-                folder=None,
+                folder=folder,
                 engine=engine or self.engine,
                 scratch=self._folder / job_id,
                 apart=bool(given.get("exact")),
-                **order,
             ),
             Quiet(),
         )

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from shared.catalog.models import Model
+from tests.engines.contexts import Recorder
 from tests.kiln.studio import Studio
 from tests.kiln.zoo import ZOO, Species
-from worker.engines.base import Context, Device, Result, Work
+from worker.engines.base import Call, Context, Device, Result, Stopped, StopReason, Work
+from worker.engines.resume import Checkpoints
 from worker.engines.sharing.points import install, taking_part
 from worker.kiln.firing import Outcome
 
@@ -54,17 +56,27 @@ class Library:
         return 0
 
     def run(self, loaded: Any, work: Work, context: Context) -> Result:
-        with taking_part(context):
-            return Result(value=self.call(int(work.input["index"])))
+        generator = seeded(int(work.input["index"]))
+        saved = Checkpoints(context, [generator])
+        with taking_part(context, calls=saved.calls):
+            try:
+                return Result(value=self.call(int(work.input["index"]), generator, saved))
+            except Stopped:
+                saved.write()
+                raise
 
-    def call(self, index: int) -> dict[str, Any]:
+    def call(
+        self, index: int, generator: torch.Generator | None = None, saved: Checkpoints | None = None
+    ) -> dict[str, Any]:
         """What the library gives for job ``index``: the last latents and the output."""
         pipe = copy.copy(self.pipe)
         pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
         seen: dict[str, Any] = {}
         given = self.species.call(index)
 
-        def keep(_: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        def keep(running: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            if saved is not None:
+                saved.after_step(running, step, values)
             seen["latents"] = values["latents"]
             return values
 
@@ -72,8 +84,8 @@ class Library:
             given |= {"callback_on_step_end": keep}
         else:
             given |= {"callback": lambda step, time, latents: seen.update(latents=latents)}
-        generator = torch.Generator().manual_seed(100 + index)
-        seen["output"] = np.asarray(pipe(**given, generator=generator, output_type="np")[0])
+        drawn = generator or seeded(index)
+        seen["output"] = np.asarray(pipe(**given, generator=drawn, output_type="np")[0])
         return seen
 
     def _counted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,6 +95,24 @@ class Library:
             return forward(*args, **kwargs)
 
         return counted
+
+
+def seeded(index: int) -> torch.Generator:
+    return torch.Generator().manual_seed(100 + index)
+
+
+@dataclass
+class Interrupted(Recorder):
+    """Ends the job at its denoiser's call after so many, as a worker does that is told to leave."""
+
+    calls: int = 0
+
+    def share(self, call: Call) -> Any:
+        if call.looped:
+            self.calls -= 1
+            if self.calls < 0:
+                raise Stopped(StopReason.DRAINING)
+        return super().share(call)
 
 
 @pytest.fixture(scope="module", params=list(ZOO))
@@ -133,3 +163,23 @@ def test_an_exact_job_is_bitwise_the_run_alone(zoo: Library, studio: Studio) -> 
         alone = zoo.call(index)
         assert torch.equal(alone["latents"], found[index]["latents"])
         assert np.array_equal(alone["output"], found[index]["output"])
+
+
+def test_a_job_broken_off_goes_on_without_computing_its_steps_again(zoo: Library, tmp_path: Path) -> None:
+    if "callback_on_step_end" not in inspect.signature(type(zoo.pipe).__call__).parameters:
+        pytest.skip("the library calls nobody back after a step of this pipeline")
+    job = Work(job_id="job", task="t", input={"index": 3})
+    zoo.forwards = 0
+    whole = zoo.call(3)
+    all_of_them = zoo.forwards
+    broken = Interrupted(tmp_path / "first", calls=all_of_them // 2 + 1)
+    with pytest.raises(Stopped):
+        zoo.run(zoo.pipe, job, broken)
+    assert broken.latest is not None, "no checkpoint"
+    zoo.forwards = 0
+    goes_on = Recorder(tmp_path / "second", resume=broken.latest)
+    found = dict(zoo.run(zoo.pipe, job, goes_on).value or {})
+    assert 0 < zoo.forwards <= all_of_them - 2 * (all_of_them // 5)  # a half of its five steps, at least two
+    assert torch.equal(whole["latents"], found["latents"])
+    assert np.array_equal(whole["output"], found["output"])
+    assert {path.suffix for path in broken.latest.iterdir()} == {".safetensors", ".json"}

@@ -18,10 +18,11 @@ from diffusers.utils import logging as diffusers_logging
 from shared.catalog.models import Model
 from shared.errors import JobError, ModelUnavailable
 from worker.engines.adapters import Active, Adapters
-from worker.engines.base import Context, Device, Image, Progress, Result, Work
+from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
 from worker.engines.masking import Hold, keep_pixels, needs_hold
 from worker.engines.memory import memory_errors, module_bytes
 from worker.engines.previews import Pace, Previewer
+from worker.engines.resume import Checkpoints
 from worker.engines.schedulers import make_scheduler, scheduler_name
 from worker.engines.sharing.points import install, taking_part
 from worker.engines.variants import let_clip_skip, parameters_of, pipeline_for, with_controlnet
@@ -124,11 +125,17 @@ class DiffusionEngine:
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
         own = _OwnTurns(context, loaded.adapters, adapters)
         hold = _hold(pipe, work.input, seed, count)
-        _report_steps(pipe, arguments, work.input, own, hold, loaded.previewer)
+        saved = Checkpoints(context, generators)
+        _report_steps(pipe, arguments, work.input, own, hold, loaded.previewer, saved)
         doing = f"making {count} image(s) with {work.input.get('steps')} steps"
         ready = partial(loaded.adapters.activate, adapters)
-        with memory_errors(doing), taking_part(context, state=adapters, ready=ready):
-            images = pipe(**arguments, generator=generators, output_type="pil").images
+        with memory_errors(doing), taking_part(context, state=adapters, ready=ready, calls=saved.calls):
+            try:
+                images = pipe(**arguments, generator=generators, output_type="pil").images
+            except Stopped as stopped:
+                if stopped.reason is StopReason.DRAINING:
+                    saved.write()
+                raise
         pixels = [np.asarray(image.convert("RGB")) for image in images]
         if (mask := work.input.get("mask")) is not None:
             pixels = [keep_pixels(each, work.input["image"], mask) for each in pixels]
@@ -216,6 +223,7 @@ def _report_steps(
     context: _OwnTurns,
     hold: Hold | None,
     previewer: Previewer,
+    saved: Checkpoints,
 ) -> None:
     """Make every step of the pipeline a boundary of the job."""
     steps = int(given.get("steps") or 0) or None
@@ -233,9 +241,10 @@ def _report_steps(
     if "callback_on_step_end" in parameters_of(pipe):
 
         def callback(running: Any, index: int, _: Any, values: dict[str, Any]) -> dict[str, Any]:
-            if hold is not None:
+            if hold is not None:  # also at steps that are skipped: it draws noise for each
                 values["latents"] = hold(running, index, values["latents"])
-            after_step(running, index, values.get("latents"))
+            if saved.after_step(running, index, values):
+                after_step(running, index, values.get("latents"))
             return values
 
         arguments["callback_on_step_end"] = callback

@@ -55,6 +55,27 @@ def memory_budget(device: Device, configured: int) -> int:
     return int(_main_memory() * _KEEP_ON_CPU)
 
 
+def settle(device: Device) -> None:
+    """Wait until the device has computed what it was given."""
+    if device.name.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device.name)
+    elif device.name == "mps":
+        import torch
+
+        torch.mps.synchronize()
+
+
+def describe(device: Device) -> str:
+    """The device as one tells its speed from that of others."""
+    if device.name.startswith("cuda"):
+        import torch
+
+        return f"{torch.cuda.get_device_name(device.name)} {device.dtype}"
+    return f"{device.name} with {os.cpu_count()} cores {device.dtype}"
+
+
 def release_memory(device: Device) -> None:
     """Give what evicted models held back to the device."""
     gc.collect()

@@ -100,6 +100,8 @@ class Firing:
         self.stop_reason: StopReason | None = None
         self.deadline: float | None = None
         self.load_seconds = 0.0
+        #: its model was loaded for it, and is kept until it begins
+        self.pinned = False
         self.thread: JobThread | None = None
         #: what computing came to; the engine thread makes it the outcome
         self.computed: Outcome | None = None

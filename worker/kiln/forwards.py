@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from shared.errors import OutOfMemory
-from worker.engines.base import Call, NotShareable
-from worker.kiln.costs import MOST_ROWS
+from worker.engines.base import Call, NotShareable, Point
+from worker.kiln.costs import MOST_ROWS, Costs
+from worker.kiln.profiles import Profiles
 
 log = logging.getLogger(__name__)
 
@@ -26,29 +29,31 @@ class Answer:
 class Forwards:
     """The calls of one device. Engine thread only; ``counts`` may be read by any."""
 
-    def __init__(self, make_room: Callable[[], bool]) -> None:
-        """``make_room`` frees memory where that is possible, and tells whether it was."""
+    def __init__(
+        self, make_room: Callable[[], bool], profiles: Profiles | None, settle: Callable[[], None]
+    ) -> None:
+        """``make_room`` frees memory where that is possible, and tells whether it was; ``settle`` waits for
+        the device to have computed what it was given. Without ``profiles`` calls share as far as they can."""
         self._make_room = make_room
-        #: (point, layout) → whether together gives what alone does
-        self._trusted: dict[tuple[int, Any], bool] = {}
-        #: (point, size) → rows at most
-        self._ceilings: dict[tuple[int, str | None], int] = {}
+        self._profiles = profiles
+        self._settle = settle
+        #: point → layout → whether together gives what alone does
+        self._trusted: WeakKeyDictionary[Point, dict[Hashable, bool]] = WeakKeyDictionary()
+        #: point → size → rows at most
+        self._ceilings: WeakKeyDictionary[Point, dict[str | None, int]] = WeakKeyDictionary()
+        self._model = ""
         #: forwards: computed; shared: of these, with several jobs in them; calls: what jobs asked for;
-        #: alone/REASON: calls that could not share; checks, splits: see below
+        #: forwards/POINT: by place; alone/REASON: calls that could not share; checks, splits: see below
         self.counts: Counter[str] = Counter()
 
-    def most_rows(self, call: Call) -> int:
-        """How many rows the memory is known to hold."""
-        return self._ceilings.get(_place(call), MOST_ROWS)
+    def costs(self, call: Call, model: str) -> Costs:
+        """What is known of such calls of a model."""
+        most = self._ceilings.get(call.point, {}).get(call.size, MOST_ROWS)
+        return Costs(most=most) if self._profiles is None else self._profiles.costs(model, call.size, most)
 
-    def forget(self, points: Sequence[object]) -> None:
-        """The model of these points is gone."""
-        gone = {id(point) for point in points}
-        self._trusted = {key: value for key, value in self._trusted.items() if key[0] not in gone}
-        self._ceilings = {key: value for key, value in self._ceilings.items() if key[0] not in gone}
-
-    def compute(self, calls: Sequence[Call]) -> list[Answer]:
-        """An answer for each, in order. The calls are of one point and have equal keys."""
+    def compute(self, calls: Sequence[Call], model: str) -> list[Answer]:
+        """An answer for each, in order. The calls are of one point of the model and have equal keys."""
+        self._model = model
         self.counts["calls"] += len(calls)
         for call in calls:
             if call.apart:
@@ -61,7 +66,7 @@ class Forwards:
         first = calls[0]
         if first.layout is None:
             return self._together(calls)
-        match self._trusted.get((id(first.point), first.layout)):
+        match self._trusted.get(first.point, {}).get(first.layout):
             case None:
                 return self._check(calls)
             case True:
@@ -86,7 +91,7 @@ class Forwards:
                 log.warning("%s is computed apart for each job: %s", point.name, error)
                 right = False
             if right is not None:
-                self._trusted[id(point), calls[0].layout] = right
+                self._trusted.setdefault(point, {})[calls[0].layout] = right
                 log.log(
                     logging.INFO if right else logging.WARNING,
                     "%s: together %s alone",
@@ -97,7 +102,7 @@ class Forwards:
 
     def _together(self, calls: Sequence[Call]) -> list[Answer]:
         try:
-            values = calls[0].point.compute(calls)
+            values = self._measured(calls)
         except OutOfMemory:
             values = None  # dealt with outside this block: in it, the error still holds what was computed
         except Exception as error:  # noqa: BLE001 - one of them raises it: each shall find out alone
@@ -105,9 +110,8 @@ class Forwards:
             self.counts[f"alone/{calls[0].point.name}: {reason}"] += len(calls)
             return [self._alone(call) for call in calls]
         if values is not None:
-            self.counts["forwards"] += 1
+            self._count(calls)
             self.counts["shared"] += 1
-            self.counts["rows"] += sum(call.rows for call in calls)
             return [Answer(value) for value in values]
         if self._make_room():
             return self._together(calls)
@@ -115,11 +119,31 @@ class Forwards:
         middle = (len(calls) + 1) // 2
         return self._compute(calls[:middle]) + self._compute(calls[middle:])
 
+    def _measured(self, calls: Sequence[Call]) -> Sequence[Any]:
+        """The answers, with a look at the clock where more needs to be known."""
+        point, size, rows = calls[0].point, calls[0].size, sum(call.rows for call in calls)
+        if self._profiles is None:
+            return point.compute(calls)
+        wanted = self._profiles.wants(self._model, size, rows)
+        if wanted:
+            self._settle()
+        began = time.perf_counter()
+        values = point.compute(calls)
+        if wanted:
+            self._settle()
+        self._profiles.note(self._model, size, rows, time.perf_counter() - began if wanted else None)
+        return values
+
+    def _count(self, calls: Sequence[Call]) -> None:
+        self.counts["forwards"] += 1
+        self.counts[f"forwards/{calls[0].point.name}"] += 1
+        self.counts["rows"] += sum(call.rows for call in calls)
+
     def _lower(self, calls: Sequence[Call]) -> None:
         """So many rows were too many: stay under from now on."""
         total, largest = sum(call.rows for call in calls), max(call.rows for call in calls)
         most = max(largest, total // 2)
-        self._ceilings[_place(calls[0])] = most
+        self._ceilings.setdefault(calls[0].point, {})[calls[0].size] = most
         self.counts["splits"] += 1
         log.warning("out of memory: %s of %d rows; at most %d from now on", calls[0].point.name, total, most)
 
@@ -133,15 +157,10 @@ class Forwards:
         return answer
 
     def _try_alone(self, call: Call) -> Answer:
-        self.counts["forwards"] += 1
-        self.counts["rows"] += call.rows
+        self._count([call])
         try:
-            return Answer(call.point.compute([call])[0])
+            return Answer(self._measured([call])[0])
         except OutOfMemory as error:
             return Answer(error=OutOfMemory(error.message))  # a new one: the old one holds what was computed
         except Exception as error:  # noqa: BLE001 - the job that made the call gets it
             return Answer(error=error)
-
-
-def _place(call: Call) -> tuple[int, str | None]:
-    return id(call.point), call.size

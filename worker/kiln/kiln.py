@@ -11,12 +11,13 @@ from pathlib import Path
 from shared.errors import OutOfMemory, QanvasError
 from worker.engines.base import Device, Progress, Stopped
 from worker.kiln.baton import JobThreads
-from worker.kiln.costs import Costs
 from worker.kiln.decide import Candidate, Spent, Waiting, next_turn
-from worker.kiln.devices import release_memory
+from worker.kiln.devices import release_memory, settle
 from worker.kiln.firing import Firing, JobContext, Order, Outcome, Watcher
 from worker.kiln.forwards import Forwards
-from worker.kiln.residency import Residency, Resident
+from worker.kiln.loading import Loaded, Loader, Turns
+from worker.kiln.profiles import Profiles
+from worker.kiln.residency import Residency
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +26,30 @@ class Kiln:
     """Owns one device. ``submit`` from any thread; everything else happens on the engine thread, or on the
     one job's thread that it has given the baton to."""
 
-    def __init__(self, device: Device, budget: int, *, slots: int = 8) -> None:
-        """``budget``: bytes that models may keep; ``slots``: jobs that the foreground is given at once."""
+    def __init__(
+        self, device: Device, budget: int, *, slots: int = 8, profiles: Profiles | None = None
+    ) -> None:
+        """``budget``: bytes that models may keep; ``slots``: jobs that the foreground is given at once.
+
+        With ``profiles``, jobs share as far as it was measured to pay; without, as far as they can."""
         self.device = device
         self._slots = slots
         self._residency = Residency(budget)
-        self._forwards = Forwards(lambda: self._evict(down_to=0))
+        self._profiles = profiles
+        self._forwards = Forwards(lambda: self._evict(down_to=0), profiles, lambda: settle(device))
         self._threads = JobThreads()
+        self._loaded: deque[Loaded] = deque()
+        self._loading: str | None = None  # the key of the model
+        self._once_more = False  # this load is the second try
+        self._held_up: int | None = None  # jobs that came later begin after the one that waits for room
+        self._computing = Turns()
         self._firings: list[Firing] = []
         self._spent = Spent()
         self._arriving: deque[Firing] = deque()
         self._arrived = 0
         self._changed = threading.Condition()
         self._closed = False
+        self._loader = Loader(device, self._take_loaded, self._computing)
         self._thread = threading.Thread(target=self._fire, name="kiln", daemon=True)
         self._thread.start()
 
@@ -74,31 +86,63 @@ class Kiln:
             self._changed.notify()
         self._thread.join(timeout)
 
+    def _take_loaded(self, loaded: Loaded) -> None:
+        """On the loader's thread."""
+        with self._changed:
+            self._loaded.append(loaded)
+            self._changed.notify()
+
     def _fire(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._arriving or self._firings or self._closed)
                 while self._arriving:
                     self._firings.append(self._arriving.popleft())
-            if not self._firings:
+                loaded = [self._loaded.popleft() for _ in range(len(self._loaded))]
+            for one in loaded:
+                self._enter(one)
+            if not self._firings and self._closed:
                 break
-            candidates = [self._candidate(firing) for firing in self._firings]
-            firings = {firing.arrived: firing for firing in self._firings}
-            full = sum(not candidate.background for candidate in candidates) >= self._slots
-            chosen = next_turn(candidates, self._spent, full=full)
-            began = time.monotonic()
-            self._turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
-            self._spent = self._spent.after(chosen[0], time.monotonic() - began, candidates)
+            self._load_next()
+            if ready := [firing for firing in self._firings if self._is_ready(firing)]:
+                self._next_turn(ready)
+            else:
+                with self._changed:
+                    self._changed.wait_for(self._has_news)
+        self._loader.end()
         self._threads.end()
         self._evict(down_to=0)
+
+    def _has_news(self) -> bool:
+        """Whether there is something to do for an engine thread that has no job to run."""
+        return bool(
+            self._arriving
+            or self._loaded
+            or (self._closed and not self._firings)
+            or any(firing.shall_stop for firing in self._firings)
+        )
+
+    def _is_ready(self, firing: Firing) -> bool:
+        if firing.thread is not None or firing.shall_stop is not None:
+            return True
+        waits_behind = self._held_up is not None and firing.arrived > self._held_up
+        return firing.order.model_key in self._residency and not waits_behind
+
+    def _next_turn(self, ready: list[Firing]) -> None:
+        candidates = [self._candidate(firing) for firing in ready]
+        firings = {firing.arrived: firing for firing in ready}
+        full = sum(not candidate.background for candidate in candidates) >= self._slots
+        chosen = next_turn(candidates, self._spent, full=full)
+        began = time.monotonic()
+        with self._computing:
+            self._turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
+        self._spent = self._spent.after(chosen[0], time.monotonic() - began, candidates)
 
     def _candidate(self, firing: Firing) -> Candidate:
         call, order = firing.call, firing.order
         waiting = None
         if call is not None:
             key = None if call.key is None else (id(call.point), call.key)
-            costs = Costs(most=self._forwards.most_rows(call))
-            waiting = Waiting(key, call.rows, call.looped, costs)
+            waiting = Waiting(key, call.rows, call.looped, self._forwards.costs(call, order.model_key))
         return Candidate(
             order.work.job_id,
             firing.arrived,
@@ -114,7 +158,8 @@ class Kiln:
         """Compute the call at which these jobs wait, if they do, and let each go on to its next boundary."""
         calls = [firing.call for firing in chosen if firing.call is not None]
         if calls and not stopping:
-            for firing, answer in zip(chosen, self._forwards.compute(calls), strict=True):
+            model = chosen[0].order.model_key
+            for firing, answer in zip(chosen, self._forwards.compute(calls, model), strict=True):
                 firing.answer = answer
         for firing in chosen:
             self._go_on(firing)
@@ -139,11 +184,9 @@ class Kiln:
         firing.watcher.begun()
         order = firing.order
         resident = self._residency.pin(order.model_key)
-        if resident is None:
-            firing.watcher.progress(Progress("load", 0))
-            began = time.monotonic()
-            resident = self._load(order)
-            firing.load_seconds = time.monotonic() - began
+        assert resident is not None
+        if firing.pinned:
+            self._release(firing)
         if order.timeout is not None:
             firing.deadline = time.monotonic() + order.timeout
         try:
@@ -154,25 +197,67 @@ class Kiln:
 
     def _end(self, firing: Firing, outcome: Outcome) -> None:
         self._firings.remove(firing)
+        self._release(firing)
+        if self._profiles is not None:
+            self._profiles.save(firing.order.model_key)
         if isinstance(outcome.error, OutOfMemory):
             self._evict(down_to=0)  # the next attempt shall find what room there can be
         firing.end(outcome)
 
-    def _load(self, order: Order) -> Resident:
-        """Load a model, pinned. Raises what ``Engine.load`` raises; out of memory only after a second try."""
-        self._evict(down_to=max(0, self._residency.budget - _weights(order.folder)))
-        full = False
-        try:
-            loaded = order.engine.load(order.model, order.folder, self.device)
-        except OutOfMemory:
-            full = True  # the second try is outside this block: in it, the error still holds what was loaded
+    def _release(self, firing: Firing) -> None:
+        """The job needs no more that its model is kept until it begins."""
+        if firing.pinned:
+            firing.pinned = False
+            self._residency.unpin(firing.order.model_key)
+
+    def _load_next(self) -> None:
+        """Load what the first job needs that waits for a model, once there is room beside those that run."""
+        if self._loading is not None:
+            return
+        self._held_up = None
+        missing = [one for one in self._firings if not self._is_ready(one)]
+        if not missing:
+            return
+        first = min(missing, key=lambda firing: firing.arrived)
+        needed, pinned = _weights(first.order.folder), self._residency.pinned
+        running = any((one.thread or one.pinned) and not one.order.background for one in self._firings)
+        if running and pinned + needed > self._residency.budget:
+            self._held_up = first.arrived
+            return
+        self._evict(down_to=max(0, self._residency.budget - needed))
+        self._ask(first)
+
+    def _ask(self, firing: Firing) -> None:
+        self._loading = firing.order.model_key
+        firing.watcher.begun()
+        for one in self._firings:
+            if one.order.model_key == self._loading and one.thread is None:
+                one.watcher.progress(Progress("load", 0))
+        self._loader.load(firing)
+
+    def _enter(self, loaded: Loaded) -> None:
+        """Keep a model that was loaded, or end the jobs that waited for it. Out of memory is tried again."""
+        order = loaded.firing.order
+        full = isinstance(loaded.error, OutOfMemory) and not self._once_more
+        self._once_more = full
         if full:
             log.warning("out of memory while loading %s; again without idle models", order.model.id)
             self._evict(down_to=0)
-            loaded = order.engine.load(order.model, order.folder, self.device)
-        resident = self._residency.add(order.model_key, order.model.id, loaded, order.engine.nbytes(loaded))
+            self._ask(loaded.firing)
+            return
+        self._loading = None
+        waiting = [one for one in self._firings if one.order.model_key == order.model_key]
+        if loaded.error is not None:
+            for firing in waiting:
+                self._end(firing, Outcome.of_error(loaded.error, loaded.seconds))
+            return
+        self._residency.add(order.model_key, order.model.id, loaded.model, loaded.nbytes)
+        loaded.firing.load_seconds = loaded.seconds
+        if loaded.firing in waiting:
+            loaded.firing.pinned = True
+        else:
+            self._residency.unpin(order.model_key)
         self._evict(down_to=self._residency.budget)  # the estimate may have been too low
-        return resident
 
     def _evict(self, *, down_to: int) -> bool:
         """Free idle models; whether there were any to free."""

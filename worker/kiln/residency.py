@@ -35,6 +35,14 @@ class Residency:
         return sum(resident.nbytes for resident in list(self._residents.values()))
 
     @property
+    def pinned(self) -> int:
+        """Bytes of the models that jobs run with now."""
+        return sum(resident.nbytes for resident in self._residents.values() if resident.users)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._residents
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The resident models, most recently used last."""
         return tuple(resident.name for resident in list(self._residents.values()))
@@ -52,7 +60,7 @@ class Residency:
         self._residents[key].users -= 1
 
     def add(self, key: str, name: str, loaded: Any, nbytes: int) -> Resident:
-        """Enter a model that was just loaded, pinned once by the job it was loaded for."""
+        """Enter a model that was just loaded, pinned once for the job it was loaded for."""
         self._residents[key] = resident = Resident(key, name, loaded, nbytes, users=1)
         return resident
 

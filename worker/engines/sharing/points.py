@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worker.engines.base import Call, Context, NotShareable
 from worker.engines.memory import memory_errors
+from worker.engines.resume import Calls
 from worker.engines.sharing.declared import DENOISERS, ENCODERS, Declared
 from worker.engines.sharing.split import agree, split
 
@@ -27,6 +28,7 @@ class _Job:
     context: Context
     state: Hashable
     ready: Callable[[], None]
+    calls: Calls | None
 
 
 class _Here(threading.local):
@@ -38,13 +40,18 @@ _here = _Here()
 
 @contextmanager
 def taking_part(
-    context: Context, *, state: Hashable = None, ready: Callable[[], None] = lambda: None
+    context: Context,
+    *,
+    state: Hashable = None,
+    ready: Callable[[], None] = lambda: None,
+    calls: Calls | None = None,
 ) -> Iterator[None]:
     """Inside, patched methods called on this thread wait for their turn in the job's kiln.
 
     ``state`` is what the job wants of its modules, as its adapters; only jobs of equal state share, and
-    ``ready`` brings the modules into it before each call."""
-    _here.job = _Job(context, state, ready)
+    ``ready`` brings the modules into it before each call. ``calls`` hears of every denoiser's call, and may
+    have it skipped."""
+    _here.job = _Job(context, state, ready, calls)
     try:
         yield
     finally:
@@ -104,7 +111,13 @@ class ModulePoint:
         job = _here.job
         if job is None or torch.is_grad_enabled() or _is_hooked(self._module):
             return self._real(*args, **kwargs)
-        return job.context.share(self._call(job, args, kwargs))
+        calls = job.calls if self._declared.looped else None
+        if calls is not None and (zeros := calls.skipped()) is not None:
+            return zeros
+        answer = job.context.share(self._call(job, args, kwargs))
+        if calls is not None:
+            calls.note(answer)
+        return answer
 
     def _call(self, job: _Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         named = dict(zip(self._names, args, strict=False)) | dict(kwargs)

@@ -1,0 +1,129 @@
+"""Models are loaded beside the jobs that run."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.catalog.models import Model
+from tests.kiln.studio import Studio
+from tests.kiln.test_sharing import drawing, picture
+from worker.engines.base import Context, Device, Result, StopReason, Work
+from worker.engines.fake import FakeEngine
+from worker.kiln.loading import DefaultFormats, Turns
+
+
+class Heavy(FakeEngine):
+    """Takes bytes, and is loaded when its gate is open. Its jobs note that they begin."""
+
+    def __init__(self, nbytes: int, begun: list[str] | None = None) -> None:
+        self.size = nbytes
+        self.loading, self.gate = threading.Event(), threading.Event()
+        self.begun = [] if begun is None else begun
+
+    def load(self, model: Model, folder: Path | None, device: Device) -> None:
+        self.loading.set()
+        assert self.gate.wait(60)
+
+    def nbytes(self, loaded: None) -> int:
+        return self.size
+
+    def run(self, loaded: None, work: Work, context: Context) -> Result:
+        self.begun.append(work.input["prompt"])
+        return super().run(loaded, work, context)
+
+
+def weights(folder: Path, size: int) -> Path:
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(bytes(size))
+    return folder
+
+
+def test_loading_a_model_stalls_no_job_of_one_that_is_loaded(tmp_path: Path) -> None:
+    heavy = Heavy(10)
+    with Studio(tmp_path, FakeEngine()) as studio:
+        picture(studio.submit(drawing(1)).wait())
+        waiting = studio.submit(drawing(2), model="heavy", engine=heavy)
+        assert heavy.loading.wait(30)
+        for seed in range(3):
+            picture(studio.submit(drawing(seed)).wait())
+        assert waiting.outcome is None
+        heavy.gate.set()
+        picture(waiting.wait())
+        assert set(studio.kiln.models) == {"m", "heavy"}
+
+
+def test_a_model_that_does_not_fit_beside_those_that_run_waits_and_is_not_overtaken(tmp_path: Path) -> None:
+    begun: list[str] = []
+    first, second = Heavy(80, begun), Heavy(50, begun)
+    first.gate.set()
+    second.gate.set()
+    with Studio(tmp_path, FakeEngine(), budget=100) as studio:
+        large, folder = weights(tmp_path / "first", 80), weights(tmp_path / "second", 50)
+        endless = drawing(1, prompt="long", steps=100_000)
+        long = studio.submit(endless, model="first", engine=first, folder=large)
+        assert first.loading.wait(30)
+        other = studio.submit(drawing(2, prompt="other"), model="second", engine=second, folder=folder)
+        late = studio.submit(drawing(3, prompt="late"), model="first", engine=first, folder=large)
+        assert not second.loading.wait(0.3)
+        long.stop(StopReason.CANCELED)
+        picture(other.wait())
+        picture(late.wait())
+        assert begun == ["long", "other", "late"]
+        assert studio.kiln.memory["models"] <= 100
+
+
+def test_nobody_computes_while_loading_changes_what_new_tensors_are_made_of() -> None:
+    turns = Turns()
+
+    def free() -> bool:
+        if taken := turns._held.acquire(blocking=False):
+            turns.release()
+        return taken
+
+    with DefaultFormats(turns):
+        assert free()
+        torch.set_default_dtype(torch.float16)
+        assert not free()
+        torch.set_default_dtype(torch.float32)
+        assert free()
+    with suppress(OSError), DefaultFormats(turns):
+        torch.set_default_dtype(torch.float16)
+        raise OSError("gone")
+    assert free() and torch.get_default_dtype() is torch.float32
+
+
+def test_whoever_waits_for_a_turn_gets_it_next() -> None:
+    turns = Turns()
+    order: list[str] = []
+    turns.acquire()
+
+    def wait_for_it() -> None:
+        with turns:
+            order.append("the one that waited")
+
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    while not turns._next.locked():
+        pass
+    turns.release()
+    with turns:
+        order.append("the one that had it")
+    thread.join()
+    assert order == ["the one that waited", "the one that had it"]
+
+
+def test_a_load_that_fails_ends_the_jobs_that_waited_for_it_and_no_other(tmp_path: Path) -> None:
+    class Broken(FakeEngine):
+        def load(self, model: Model, folder: Path | None, device: Device) -> Any:
+            raise OSError("the disk is gone")
+
+    with Studio(tmp_path, FakeEngine()) as studio:
+        bad = [studio.submit(drawing(seed), model="broken", engine=Broken()) for seed in range(2)]
+        good = studio.submit(drawing(3))
+        assert all(isinstance(one.wait().error, OSError) for one in bad)
+        picture(good.wait())

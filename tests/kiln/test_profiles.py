@@ -1,0 +1,64 @@
+"""What is measured of calls, and what is remembered of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worker.kiln.profiles import Profiles
+
+STEP_BOUND, COMPUTE_BOUND = {1: 1.0, 2: 1.1, 4: 1.3, 8: 1.7}, {1: 1.0, 2: 1.95, 4: 3.9, 8: 7.9}
+
+
+def compute(profiles: Profiles, seconds: dict[int, float], jobs: int, steps: int) -> list[int]:
+    """How many of the waiting jobs were computed together at each step, when measured as told."""
+    sizes = []
+    for _ in range(steps):
+        count = profiles.costs("m", "s", 32).together([1] * jobs)
+        wanted = profiles.wants("m", "s", count)
+        below, above = max(r for r in seconds if r <= count), min(r for r in seconds if r >= count)
+        took = (seconds[below] + seconds[above]) / 2
+        profiles.note("m", "s", count, took if wanted else None)
+        sizes.append(count)
+    return sizes
+
+
+def test_a_step_bound_model_is_batched_after_a_few_steps() -> None:
+    sizes = compute(Profiles(None, "cpu"), STEP_BOUND, jobs=8, steps=30)
+    assert sizes[0] == 1 and sizes[-1] == 8
+
+
+def test_a_compute_bound_model_is_tried_in_pairs_and_then_runs_alone() -> None:
+    sizes = compute(Profiles(None, "cpu"), COMPUTE_BOUND, jobs=8, steps=200)
+    assert max(sizes) == 2
+    assert sizes[20:].count(1) >= 175
+
+
+def test_the_first_call_of_a_size_is_not_believed() -> None:
+    profiles = Profiles(None, "cpu")
+    for seconds in (60.0, 1.0, 1.0, 1.0):
+        profiles.note("m", "s", 1, seconds)
+    assert profiles.costs("m", "s", 32).seconds == {1: 1.0}
+
+
+def test_what_was_measured_is_known_at_the_next_start_on_the_same_device(tmp_path: Path) -> None:
+    profiles = Profiles(tmp_path, "cpu float32")
+    compute(profiles, STEP_BOUND, jobs=8, steps=30)
+    profiles.save("m")
+    again = Profiles(tmp_path, "cpu float32")
+    assert again.costs("m", "s", 32).together([1] * 8) == 8
+    assert Profiles(tmp_path, "cuda float16").costs("m", "s", 32).seconds == {}
+    assert again.costs("other", "s", 32).seconds == {}
+
+
+def test_a_file_that_is_not_ours_is_as_none(tmp_path: Path) -> None:
+    profiles = Profiles(tmp_path, "cpu")
+    compute(profiles, STEP_BOUND, jobs=1, steps=5)
+    profiles.save("m")
+    [path] = tmp_path.iterdir()
+    for text in ("[]", "{", '{"seconds": {"s": {"x": [1]}}}', '{"seconds": 3}'):
+        path.write_text(text)
+        assert Profiles(tmp_path, "cpu").costs("m", "s", 32).seconds == {}
+
+
+def test_what_is_not_measured_shares_as_far_as_memory_allows() -> None:
+    assert Profiles(None, "cpu").costs("m", None, 4).together([1] * 8) == 4

@@ -1,0 +1,126 @@
+"""Loads models on a thread of its own, so that jobs of those that are loaded go on meanwhile."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import OutOfMemory
+from worker.engines.base import Device
+from worker.kiln.firing import Firing
+
+
+class Turns:
+    """A lock that whoever waits for it gets next: the thread that held it last does not overtake."""
+
+    def __init__(self) -> None:
+        self._next, self._held = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        with self._next:
+            self._held.acquire()
+
+    def release(self) -> None:
+        self._held.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of loading the model of a job: the model, or the error."""
+
+    firing: Firing
+    seconds: float
+    model: Any = None
+    nbytes: int = 0
+    error: Exception | None = None
+
+
+class Loader:
+    """One model after another, in the order asked for."""
+
+    def __init__(self, device: Device, done: Callable[[Loaded], None], computing: Turns) -> None:
+        """``done`` is called on the loader's thread. ``computing`` is held by whoever computes: see below."""
+        self._device = device
+        self._done = done
+        self._computing = computing
+        self._asked: queue.SimpleQueue[Firing | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="loader", daemon=True)
+        self._thread.start()
+
+    def load(self, firing: Firing) -> None:
+        """Load the model that this job needs."""
+        self._asked.put(firing)
+
+    def end(self) -> None:
+        """Load nothing more."""
+        self._asked.put(None)
+
+    def _serve(self) -> None:
+        while (firing := self._asked.get()) is not None:
+            self._done(self._load(firing))
+
+    def _load(self, firing: Firing) -> Loaded:
+        order, began = firing.order, time.monotonic()
+        try:
+            with DefaultFormats(self._computing):
+                model = order.engine.load(order.model, order.folder, self._device)
+            size = order.engine.nbytes(model)
+        except OutOfMemory as error:
+            full = OutOfMemory(error.message)  # a new one: the old one holds what was loaded
+            return Loaded(firing, time.monotonic() - began, error=full)
+        except Exception as error:  # noqa: BLE001 - the jobs that wait for the model get it
+            return Loaded(firing, time.monotonic() - began, error=error)
+        return Loaded(firing, time.monotonic() - began, model, size)
+
+
+class DefaultFormats:
+    """Inside, nobody computes while this thread has changed the format of the process's new tensors.
+
+    The libraries make a model of half precision by changing what ``torch.tensor`` makes for everybody, for
+    the moments in which they build its modules; a scheduler that made its numbers then would make them of
+    half precision too."""
+
+    def __init__(self, computing: Turns) -> None:
+        self._computing = computing
+        self._held = False
+        self._real: Any = None
+
+    def __enter__(self) -> None:
+        torch: Any = sys.modules.get("torch")
+        if torch is None:  # an engine without it
+            return
+        self._torch, self._mine = torch, threading.get_ident()
+        self._usual, self._real = torch.get_default_dtype(), torch.set_default_dtype
+        torch.set_default_dtype = self._change
+
+    def __exit__(self, *_: object) -> None:
+        if self._real is not None:
+            self._torch.set_default_dtype = self._real
+            if self._held:  # loading failed in one of those moments
+                self._real(self._usual)
+                self._release()
+
+    def _change(self, dtype: Any) -> None:
+        mine = threading.get_ident() == self._mine
+        if mine and dtype != self._usual and not self._held:
+            self._computing.acquire()
+            self._held = True
+        self._real(dtype)
+        if mine and dtype == self._usual:
+            self._release()
+
+    def _release(self) -> None:
+        if self._held:
+            self._held = False
+            self._computing.release()

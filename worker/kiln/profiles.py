@@ -1,0 +1,125 @@
+"""What calls were measured to cost, by model, size and rows; remembered on disk for the next start.
+
+Nothing is computed for the measurement's sake: each size is measured by the first jobs that need it, and as
+long as it is unknown whether more rows pay, they are tried a few times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from worker.kiln.costs import Costs
+
+log = logging.getLogger(__name__)
+
+#: measurements of a size that are kept, and how many it takes to believe them
+_KEPT, _ENOUGH = 9, 3
+#: after so many calls a larger size is tried again, and a known one measured again
+_AGAIN = 64
+#: seconds between two writes of a model's file, at least
+_SAVE_EVERY = 10.0
+
+
+@dataclass(slots=True)
+class _Size:
+    """Seconds by rows, the latest last."""
+
+    seconds: dict[int, deque[float]] = field(default_factory=dict)
+    calls: int = 0
+    #: made anew when something was measured
+    believed: Mapping[int, float] = field(default_factory=dict)
+
+    def note(self, rows: int, seconds: float) -> None:
+        if rows not in self.seconds:
+            self.seconds[rows] = deque(maxlen=_KEPT)  # the first call also makes plans and buffers: left out
+        else:
+            self.seconds[rows].append(seconds)
+            self.believe()
+
+    def believe(self) -> None:
+        self.believed = {r: median(kept) for r, kept in self.seconds.items() if len(kept) >= _ENOUGH}
+
+
+class Profiles:
+    """Measurements of one device. Engine thread only."""
+
+    def __init__(self, folder: Path | None, device: str) -> None:
+        """``folder`` keeps them, if there is one; ``device`` tells it from others, number format included."""
+        self._folder = folder
+        self._device = device
+        self._models: dict[str, dict[str, _Size]] = {}
+        self._saved: dict[str, float] = {}
+
+    def costs(self, model: str, size: str | None, most: int) -> Costs:
+        """What is known of a size of a model's calls; ``most`` rows fit the memory."""
+        if size is None:
+            return Costs(most=most)
+        known = self._size(model, size)
+        return Costs(known.believed, measured=True, most=most, retry=known.calls % _AGAIN == _AGAIN - 1)
+
+    def wants(self, model: str, size: str | None, rows: int) -> bool:
+        """Whether the next such call is to be measured."""
+        if size is None:
+            return False
+        known = self._size(model, size)
+        return len(known.seconds.get(rows, ())) < _KEPT or known.calls % _AGAIN == 0
+
+    def note(self, model: str, size: str | None, rows: int, seconds: float | None) -> None:
+        """A call was computed; ``seconds`` where it was measured."""
+        if size is None:
+            return
+        known = self._size(model, size)
+        known.calls += 1
+        if seconds is not None:
+            known.note(rows, seconds)
+
+    def save(self, model: str) -> None:
+        """Write what is known of a model, unless that was done just now."""
+        if self._folder is None or model not in self._models:
+            return
+        now = time.monotonic()
+        if now - self._saved.get(model, -_SAVE_EVERY) < _SAVE_EVERY:
+            return
+        self._saved[model] = now
+        sizes = {
+            name: {rows: list(kept) for rows, kept in size.seconds.items() if kept}
+            for name, size in self._models[model].items()
+        }
+        path = self._path(self._folder, model)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps({"model": model, "device": self._device, "seconds": sizes}, indent=1))
+            new.replace(path)
+        except OSError as error:
+            log.warning("what calls cost is not remembered: %s", error)
+
+    def _size(self, model: str, size: str) -> _Size:
+        if model not in self._models:
+            self._models[model] = self._load(model)
+        return self._models[model].setdefault(size, _Size())
+
+    def _load(self, model: str) -> dict[str, _Size]:
+        found: dict[str, _Size] = {}
+        if self._folder is None:
+            return found
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
+            saved = json.loads(self._path(self._folder, model).read_text())
+            for name, seconds in saved["seconds"].items():
+                size = _Size({int(rows): deque(kept, _KEPT) for rows, kept in seconds.items()})
+                size.believe()
+                found[name] = size
+        return found
+
+    def _path(self, folder: Path, model: str) -> Path:
+        name = hashlib.sha256(f"{model}\0{self._device}".encode()).hexdigest()[:20]
+        return folder / f"{name}.json"
