@@ -35,9 +35,15 @@ class Findings:
     stuck: list[str] = field(default_factory=list)
     #: files that no row names
     orphaned: list[str] = field(default_factory=list)
+    #: webhooks that never came, or that do not verify, and streams that did not end with ``done``
+    untold: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.lost or self.doubled or self.stuck or self.orphaned)
+        return any(self.all())
+
+    def all(self) -> list[str]:
+        """Every finding."""
+        return [*self.lost, *self.doubled, *self.stuck, *self.orphaned, *self.untold]
 
 
 def unfinished(database: Database) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import threading
 import time
@@ -13,6 +14,8 @@ import httpx
 
 #: what a client thinks of an answer that never came, in seconds
 _TIMEOUT = 10.0
+#: what webhooks are signed with
+SECRET = "whsec_" + base64.b64encode(b"a secret for drills alone").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +26,14 @@ class Order:
     body: Mapping[str, Any]
     endings: frozenset[str]
     cancel: bool = False
+    #: a client reads its event stream to the end, coming back with Last-Event-ID as often as need be
+    follow: bool = False
 
 
-def orders(count: int, seed: int) -> list[Order]:
-    """Mostly pictures that must succeed; some long enough to be handed on, some that fail, some canceled."""
+def orders(count: int, seed: int, hooks: str | None = None) -> list[Order]:
+    """Mostly pictures that must succeed; some long enough to be handed on, some that fail, some canceled.
+
+    Every third has a webhook at the URL ``hooks``, with its key as the path."""
     dice = random.Random(seed)
     made = []
     for number in range(count):
@@ -40,8 +47,8 @@ def orders(count: int, seed: int) -> list[Order]:
         }
         body: dict[str, Any] = {"model": "fake", "input": given, "max_attempts": 50}
         endings, cancel = {"succeeded"}, False
-        match number % 25:
-            case 3 | 11:  # survives several faults, from checkpoint to checkpoint
+        match number % 40:
+            case 3 | 21:  # survives several faults, from checkpoint to checkpoint
                 given |= {"steps": 40, "step_seconds": 0.06}
             case 7:
                 given["fail_at_step"] = given["steps"]
@@ -52,7 +59,10 @@ def orders(count: int, seed: int) -> list[Order]:
         if number % 150 == 20:  # kills two workers, then is given up
             given["crash_at_step"], body["max_attempts"] = 1, 2
             endings = {"failed"}
-        made.append(Order(f"drill-{seed}-{number}", body, frozenset(endings), cancel))
+        key = f"drill-{seed}-{number}"
+        if hooks is not None and number % 3 == 0:
+            body["webhook"] = {"url": f"{hooks}/{key}", "secret": SECRET}
+        made.append(Order(key, body, frozenset(endings), cancel, follow=number % 10 == 1))
     return made
 
 
@@ -69,6 +79,8 @@ class Clients:
         #: requests that got no answer, or a 503
         self.retries = 0
         self.odd: list[str] = []
+        #: keys of the streams that have not ended with ``done`` yet
+        self.following: set[str] = {order.key for order in todo if order.follow}
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, args=(index, threads), daemon=True)
@@ -96,8 +108,28 @@ class Clients:
                 job_id = answer.json()["id"]
                 with self._lock:
                     self.acknowledged[order.key].add(job_id)
+                if order.follow:
+                    threading.Thread(target=self._follow, args=(order.key, job_id), daemon=True).start()
                 if order.cancel:
                     self._until_answered(client, f"/v1/jobs/{job_id}/cancel", {}, None, {202, 409})
+
+    def _follow(self, key: str, job_id: str) -> None:
+        headers: dict[str, str] = {}
+        path = f"/v1/jobs/{job_id}/events"
+        with httpx.Client(base_url=self._url, timeout=httpx.Timeout(_TIMEOUT, read=40.0)) as client:
+            while key in self.following:
+                try:
+                    with client.stream("GET", path, headers=headers) as answer:
+                        if answer.status_code == 204:  # the last event was seen, and the line broke after it
+                            self.following.discard(key)
+                        for line in answer.iter_lines():
+                            if line.startswith("id: "):
+                                headers["Last-Event-ID"] = line[4:]
+                            if line == "event: done":
+                                self.following.discard(key)
+                except httpx.HTTPError:
+                    pass
+                time.sleep(0.2)
 
     def _until_answered(
         self,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from standardwebhooks import Webhook as Verifier
+from standardwebhooks import WebhookVerificationError
+
 from shared.database import Database
 from tests.drills.audit import Findings, audit, unfinished
-from tests.drills.clients import Clients, orders
+from tests.drills.clients import SECRET, Clients, Order, orders
 from tests.drills.faults import inject
 from tests.drills.stage import Stage, stage
+from tests.receivers import Answer, Receiver, Request, receiving
 
 #: seconds that everything may take to end once nothing breaks any more
 PATIENCE = 180.0
@@ -37,22 +41,25 @@ class Report:
             f"{self.database}, seed {self.seed}: {self.jobs} jobs in {self.seconds:.0f} s; {broken}; "
             f"{self.retries} requests repeated\n"
             f"lost {len(found.lost)}, doubled {len(found.doubled)}, stuck {len(found.stuck)}; "
-            f"files orphaned {len(found.orphaned)}"
+            f"files orphaned {len(found.orphaned)}, streams and webhooks missing {len(found.untold)}"
         )
-        return "\n".join([head, *found.lost, *found.doubled, *found.stuck, *found.orphaned, *self.odd])
+        return "\n".join([head, *found.all(), *self.odd])
 
 
 def drill(folder: Path, dialect: str, *, seed: int, jobs: int, seconds: float) -> Report:
     """Submit ``jobs`` over ``seconds`` while things break, let all end in peace, then look what is true."""
     began = time.monotonic()
-    todo = orders(jobs, seed)
-    with stage(folder, dialect) as up:
+    with receiving(_moody) as hooks, stage(folder, dialect) as up:
+        todo = orders(jobs, seed, hooks.url)
         clients = Clients(up.url, todo, seconds)
         faults = inject(up, seed, seconds)
         clients.wait(PATIENCE)
         _wait_for_the_end(up)
+        untold = _wait_for_word(todo, clients, hooks)
         for worker in up.workers:
             worker.stop(60)
+        found = audit(up.settings, todo, clients.acknowledged)
+        found.untold += untold
         return Report(
             database=dialect,
             seed=seed,
@@ -61,8 +68,38 @@ def drill(folder: Path, dialect: str, *, seed: int, jobs: int, seconds: float) -
             retries=clients.retries,
             odd=tuple(clients.odd),
             seconds=time.monotonic() - began,
-            found=audit(up.settings, todo, clients.acknowledged),
+            found=found,
         )
+
+
+def _moody(number: int, request: Request) -> Answer:
+    """A receiver that fails now and then, so that some deliveries are tried again."""
+    return Answer(503 if number % 17 == 3 else 200)
+
+
+def _wait_for_word(todo: Sequence[Order], clients: Clients, hooks: Receiver) -> list[str]:
+    """What nobody was told in time: webhooks, each verified by the published library, and streams' ends."""
+    wanted = {order.key: order.endings for order in todo if "webhook" in order.body}
+    deadline = time.monotonic() + PATIENCE
+    read = 0
+    wrong = []
+    while (wanted or clients.following) and time.monotonic() < deadline:
+        for request in hooks.requests[read:]:
+            read += 1
+            key = request.path.rpartition("/")[2]
+            try:
+                event = Verifier(SECRET).verify(request.body, dict(request.headers))
+            except WebhookVerificationError as error:
+                wrong.append(f"{key}: {error}")
+                continue
+            if event["data"]["status"] in wanted.get(key, ()):
+                del wanted[key]
+        time.sleep(0.2)
+    return [
+        *wrong,
+        *(f"{key}: no webhook" for key in wanted),
+        *(f"{key}: no done" for key in clients.following),
+    ]
 
 
 def _wait_for_the_end(up: Stage) -> None:

@@ -69,20 +69,22 @@ FAULTS: Mapping[str, Callable[[Stage, random.Random], None]] = {
 
 
 def inject(stage: Stage, seed: int, seconds: float) -> Counter[str]:
-    """Break things for so long; what was broken, and how often.
+    """Break things for so long, and until each kind of fault has come; what was broken, and how often.
 
     Faults are dealt from a shuffled pack, so that each kind comes up about as often as the others. Call it
     on the main thread: what is started dies with the thread that started it."""
     dice = random.Random(seed)
     counts: Counter[str] = Counter()
-    pack: list[str] = []
+    pack = _shuffled(stage, dice)
+    missing = set(pack)
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while missing or time.monotonic() < until:
         time.sleep(dice.uniform(*_PAUSE))
         pack = pack or _shuffled(stage, dice)
         name = pack.pop()
         FAULTS[name](stage, dice)
         counts[name] += 1
+        missing.discard(name)
         counts["workers crashed"] += stage.revive()  # by jobs that do that
     return counts
 

@@ -90,6 +90,7 @@ def stage(folder: Path, dialect: str, workers: int = 3) -> Iterator[Stage]:
         "QANVAS_FAKE_MODELS": "1",
         "QANVAS_DEVICE": "cpu",
         "QANVAS_QUEUES": "default",
+        "QANVAS_WEBHOOK_ALLOW_PRIVATE": "1",
         "QANVAS_LEASE_SECONDS": str(LEASE),
         "QANVAS_UPKEEP_SECONDS": str(UPKEEP),
         "QANVAS_DRAIN_SECONDS": str(DRAIN),

@@ -21,4 +21,4 @@ def test_nothing_is_lost_doubled_or_stuck_while_everything_is_killed_at_random(
     report = drill(tmp_path, dialect, seed=SEED, jobs=JOBS, seconds=SECONDS)
     print(report)  # noqa: T201 - its counts are the point; pytest shows them with -s
     assert not report.found and not report.odd, str(report)
-    assert sum(report.faults.values()) >= 5, "the drill broke next to nothing"
+    assert report.faults["workers killed"] and report.faults["API killed"] and report.faults["Valkey killed"]
