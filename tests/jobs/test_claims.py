@@ -222,3 +222,10 @@ def test_a_submission_gets_its_tags_in_one_small_statement(database: Database, s
         store.submit([new_job(tenant=f"tenant-{number}") for number in range(64)])
     writes = [statement for statement, _ in found if statement.startswith(("INSERT", "UPDATE"))]
     assert len(writes) == 2 and "INTO shares" in writes[0] and "INTO jobs" in writes[1]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_postgresql_soon_removes_what_claims_leave_in_the_index(database: Database) -> None:
+    with database.read() as connection:
+        options = connection.execute(sa.text("SELECT reloptions FROM pg_class WHERE relname = 'jobs'"))
+        assert "autovacuum_vacuum_scale_factor=0.01" in options.scalar_one()
