@@ -136,7 +136,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Jobs a worker holds at once: they share steps where that pays, or wait their turn.",
         _count,
     ),
-    Setting("device", "auto", "Where models compute: auto, cpu, cuda, cuda:1, mps.", str),
+    Setting(
+        "device",
+        "auto",
+        "Where models compute: auto, cpu, cuda, cuda:1, mps; all: a worker on each GPU.",
+        str,
+    ),
     Setting("memory_bytes", "0", "Budget for models kept loaded, in bytes; 0: most of the device's.", _bytes),
     Setting(
         "lease_seconds",

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cli import options
+from cli.workers import ALL, devices, run_each
 from shared.errors import MissingExtra, Unavailable
 from shared.settings import Settings
 
@@ -36,17 +37,26 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
 
 @click.command()
 @click.option("--queues", help="Queues to serve, separated by commas (QANVAS_QUEUES, default,training).")
-@click.option("--device", help="Where models compute: auto, cpu, cuda:1, mps (QANVAS_DEVICE, auto).")
+@click.option(
+    "--device",
+    help="Where models compute: auto, cpu, cuda:1, mps, or all: a worker on each GPU (QANVAS_DEVICE, auto).",
+)
 @click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 8).")
 @click.option(
     "--check", is_flag=True, help="Only say whether a worker lives on this machine; for health checks."
 )
 def worker(queues: str | None, device: str | None, slots: int | None, check: bool) -> None:
-    """Run jobs on one device of this machine."""
+    """Run jobs on one device of this machine, or on all of them."""
     settings = options.settings_from(queues=queues, device=device, slots=slots)
     if check:
         _check(settings)
         return
+    if settings.device == ALL:
+        names = devices()
+        if len(names) > 1:
+            run_each(settings, names)
+            return
+        settings = settings.with_(device=names[0])
     try:
         from worker.app import run_worker
     except ModuleNotFoundError as error:

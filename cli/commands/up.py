@@ -5,22 +5,40 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli import options
 from cli.signals import Stopped, stopping
+from cli.workers import ALL, devices
 
 #: seconds between two looks at the children
 _LOOK = 0.2
+
+
+class _Workers(click.ParamType[int | None]):
+    """A number of workers, or None for one on each device."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        return None if value == "auto" else click.IntRange(1).convert(value, param, ctx)
 
 
 @click.command()
 @options.host
 @options.port
 @options.data
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes.")
-def up(host: str | None, port: int | None, data: Path | None, workers: int) -> None:
+@click.option(
+    "--workers",
+    type=_Workers(),
+    default="1",
+    show_default=True,
+    metavar="NUMBER|auto",
+    help="Worker processes; auto: one on each GPU.",
+)
+def up(host: str | None, port: int | None, data: Path | None, workers: int | None) -> None:
     """Run the API, a database, Valkey and workers, all embedded.
 
     Prints `ready URL` when jobs can be submitted. Ctrl-C stops everything.
@@ -28,12 +46,13 @@ def up(host: str | None, port: int | None, data: Path | None, workers: int) -> N
     from cli.embedded.supervisor import Supervisor
 
     settings = options.settings_from(host=host, port=port, data=data)
+    each = devices() if workers is None or settings.device == ALL else [settings.device] * workers
     logging.basicConfig(level=settings.log_level, format="qanvas: %(message)s")
     for chatty in ("httpx", "httpcore", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     click.echo(f"qanvas: data and logs in {settings.data}", err=True)
     try:
-        with stopping() as request, Supervisor(settings, workers) as server:
+        with stopping() as request, Supervisor(settings, each) as server:
             click.echo(f"ready {server.url}")
             while not request.asked:
                 server.tend()

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -58,9 +58,10 @@ class Child:
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, workers: int = 1) -> None:
+    def __init__(self, settings: Settings, workers: Sequence[str] | None = None) -> None:
+        """``workers``: the device of each, as ``QANVAS_DEVICE`` names it; by default one worker."""
         self._settings = settings
-        self._workers = workers
+        self._workers = [settings.device] if workers is None else list(workers)
         self._folder = DataFolder(settings.data)
         self._children: list[Child] = []
         self._guard: subprocess.Popen[bytes] | None = None
@@ -131,9 +132,10 @@ class Supervisor:
     def _start_programs(self, settings: Settings) -> None:
         # a worker hands its jobs back within the time that stopping may take
         drain = min(settings.drain_seconds, _STOP_PROGRAMS - 2)
-        env = {**os.environ, **settings.with_(drain_seconds=drain, key="").as_env()}
-        names = ["api"] + [f"worker-{number}" for number in range(1, self._workers + 1)]
-        for name in names:
+        settings = settings.with_(drain_seconds=drain, key="")
+        workers = {f"worker-{number}": device for number, device in enumerate(self._workers, 1)}
+        for name, device in {"api": settings.device, **workers}.items():
+            env = {**os.environ, **settings.with_(device=device).as_env()}
             # -P: a folder called api/ where the user happens to stand is not ours
             program: list[str | Path] = [sys.executable, "-P", "-m", "cli.main", name.partition("-")[0]]
             child = Child(name, program, env, self._folder.log(name))

@@ -18,6 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from shared.catalog.models import Model
 from shared.errors import JobError, ModelUnavailable
 from worker.engines.adapters import Active, Adapters
+from worker.engines.arrange import arrange
 from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
 from worker.engines.masking import Hold, keep_pixels, needs_hold
 from worker.engines.memory import memory_errors, module_bytes
@@ -97,6 +98,7 @@ class DiffusionEngine:
             if (controlnet := model.options.get("controlnet")) is not None:
                 pipe = with_controlnet(pipe, Path(controlnet), pipe.dtype, device.name)
         pipe.set_progress_bar_config(disable=True)
+        arrange(pipe, device, model.options)
         install(pipe)
         rules = [schema.get("properties", {}) for schema in model.schemas.values()]
         defaults = {

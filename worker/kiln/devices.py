@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 from shared.errors import ConfigurationError
@@ -41,6 +42,16 @@ def find_device(name: str) -> Device:
     raise ConfigurationError(
         f"QANVAS_DEVICE={name!r}: there is no such device; use auto or one of {', '.join([*have, 'cpu'])}"
     )
+
+
+def each_device() -> list[str]:
+    """Every GPU that torch finds, or the one device that ``auto`` means where there is none."""
+    import torch
+
+    found = (
+        [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    return found or [find_device("auto").name]
 
 
 def memory_budget(device: Device, configured: int) -> int:
@@ -95,3 +106,7 @@ def _main_memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(total, int(text)) if text.isdecimal() else total
+
+
+if __name__ == "__main__":  # the command line asks without loading torch itself
+    sys.stdout.write("\n".join(each_device()) + "\n")

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.engines.arrange import COMPILED
 from worker.engines.base import Call, Context, NotShareable
 from worker.engines.memory import memory_errors
 from worker.engines.resume import Calls
+from worker.engines.sharing.buckets import fillers
 from worker.engines.sharing.declared import DENOISERS, ENCODERS, Declared
 from worker.engines.sharing.split import agree, split
 
@@ -151,16 +153,19 @@ class ModulePoint:
     def compute(self, calls: Sequence[Call]) -> Sequence[Any]:
         with torch.no_grad(), memory_errors(f"computing {self.name}"):
             calls[0].arguments.ready()
+            asked = len(calls)
             if len(calls) == 1:
                 alone: _Arguments = calls[0].arguments
                 return [self._real(*alone.args, **alone.kwargs)]
+            if COMPILED in vars(self._module):
+                calls = [*calls, *(calls[i] for i in fillers([call.rows for call in calls]))]
             rows = [call.rows for call in calls]
             given = [call.arguments.named for call in calls]
             joined = {
                 argument: self._declared.kind(argument).join([each[argument] for each in given], rows)
                 for argument in given[0]
             }
-            return split(self._real(**joined), rows, lists=self._declared.answers_list)
+            return split(self._real(**joined), rows, lists=self._declared.answers_list)[:asked]
 
     def agree(self, one: Any, other: Any) -> bool:
         return agree(one, other)

@@ -1,0 +1,106 @@
+"""What needs a CUDA device; elsewhere each test is skipped and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.catalog.models import Folder, Model
+from tests.engines import pipelines
+from tests.engines.test_arrange import Loaded, channels_are_last
+from tests.engines.test_tasks import SIZE, difference, pixels
+from tests.kiln.studio import Studio
+from worker.engines.base import Image
+from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
+from worker.kiln.devices import each_device, find_device, memory_budget, release_memory
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch finds none here"),
+]
+
+
+def load(folder: Path, **options: Any) -> LoadedPipeline:
+    model = Model(
+        id="tiny",
+        task="text-to-image",
+        engine="diffusion",
+        source=Folder(str(folder)),
+        input_schema={},
+        output="image/png",
+        options=options,
+    )
+    return DiffusionEngine().load(model, folder, find_device("cuda"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pipelines.save("sd", tmp_path_factory.mktemp("sd"))
+
+
+def test_every_gpu_gets_a_worker_and_auto_is_the_first() -> None:
+    assert each_device() == [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    assert find_device("auto").name == "cuda:0"
+
+
+def test_the_number_format_is_what_the_device_computes_natively() -> None:
+    modern = torch.cuda.get_device_capability(0) >= (8, 0)
+    assert find_device("cuda").dtype == ("bfloat16" if modern else "float16")
+
+
+def test_a_gpu_makes_the_picture_that_the_cpu_makes(folder: Path, tmp_path: Path) -> None:
+    loaded = load(folder, dtype="float32")
+    assert next(loaded.pipe.unet.parameters()).is_cuda
+    on_gpu = pixels(loaded, tmp_path)
+    loaded.pipe.to("cpu")
+    assert difference(on_gpu, pixels(loaded, tmp_path)) <= 2
+
+
+def test_in_half_precision_channels_come_last(folder: Path, tmp_path: Path) -> None:
+    loaded = load(folder)
+    assert loaded.pipe.unet.dtype in (torch.bfloat16, torch.float16)
+    assert channels_are_last(loaded.pipe.unet)
+    assert pixels(loaded, tmp_path).shape == (SIZE, SIZE, 3)
+
+
+def test_jobs_share_forwards_and_keep_their_pictures(folder: Path, tmp_path: Path) -> None:
+    loaded = load(folder, dtype="float32")
+    jobs = [
+        {"prompt": "a", "seed": seed, "steps": 6, "guidance_scale": 4.0, "width": SIZE, "height": SIZE}
+        for seed in range(4)
+    ]
+    alone = [pixels(loaded, tmp_path, **job) for job in jobs]
+    with Studio(tmp_path, Loaded(loaded)) as studio:
+        outcomes = studio.together(jobs)
+    for outcome, expected in zip(outcomes, alone, strict=True):
+        assert outcome.result is not None, outcome.trace
+        [image] = outcome.result.outputs
+        assert isinstance(image, Image) and difference(image.pixels, expected) <= 2
+
+
+def test_a_compiled_denoiser_makes_the_same_picture(folder: Path, tmp_path: Path) -> None:
+    plain, compiled = load(folder, dtype="float32"), load(folder, dtype="float32", compile=True)
+    assert difference(pixels(plain, tmp_path), pixels(compiled, tmp_path)) <= 2
+
+
+def test_previews_come_from_the_device(folder: Path) -> None:
+    loaded = load(folder)
+    latents = torch.randn(1, 4, 8, 8, device="cuda", dtype=loaded.pipe.unet.dtype)
+    shown = loaded.previewer.pixels(loaded.pipe, latents, {})
+    assert shown is not None and shown.shape == (8, 8, 3) and shown.dtype == np.uint8
+
+
+def test_what_an_evicted_model_held_is_given_back(folder: Path) -> None:
+    device = find_device("cuda")
+    release_memory(device)
+    before = torch.cuda.memory_allocated()
+    loaded = load(folder)
+    assert torch.cuda.memory_allocated() > before
+    del loaded
+    release_memory(device)
+    assert torch.cuda.memory_allocated() == before
+    assert 0 < memory_budget(device, 0) < torch.cuda.mem_get_info()[1]
