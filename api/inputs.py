@@ -6,13 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from api.services import Services
+from shared.catalog.references import is_reference
 from shared.errors import InvalidInput, NotFound, Refused
 from shared.ids import is_id, new_id
 from shared.jobs.files import JOB_INPUT, FileRecord, NewFile
+from shared.jobs.records import no_such_output
+from shared.jobs.states import Status
 from shared.media import KINDS, UNKNOWN, decode_data_uri, fits
 from shared.outward import check_url, is_url
 
-_FORMS = "a file_… id of POST /v1/files, an out_… id of a job's output, a data: URI, or an http(s) URL"
+_FORMS = (
+    'a file_… id of POST /v1/files, an out_… id of a job\'s output, {"job": "job_…", "output": 0}, '
+    "a data: URI, or an http(s) URL"
+)
 
 
 class Inputs:
@@ -21,6 +27,7 @@ class Inputs:
     def __init__(self, services: Services, tenant: str) -> None:
         self._services, self._tenant = services, tenant
         self._made: list[FileRecord] = []
+        self._needs: list[str] = []
 
     def settle(self, schema: Mapping[str, Any], value: Any, pointer: str) -> Any:
         """The input with every ``data:`` URI stored and replaced by the id of its file.
@@ -28,8 +35,11 @@ class Inputs:
         ``schema`` says which strings are files (``x-file``). Raises InvalidInput, TooLarge, OverLimit,
         Unavailable.
         """
-        if (kind := schema.get("x-file")) is not None and isinstance(value, str):
-            return self._file(kind, value, pointer)
+        if (kind := schema.get("x-file")) is not None:
+            if isinstance(value, str):
+                return self._file(kind, value, pointer)
+            if is_reference(value):
+                return self._refer(kind, value["job"], int(value["output"]), pointer)
         if isinstance(value, dict):
             known = schema.get("properties", {})
             return {
@@ -39,6 +49,11 @@ class Inputs:
         if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
             return [self.settle(items, member, f"{pointer}/{index}") for index, member in enumerate(value)]
         return value
+
+    def take_needs(self) -> list[str]:
+        """The jobs whose outputs the values settled since the last call name."""
+        needs, self._needs = self._needs, []
+        return needs
 
     def discard(self) -> None:
         """Remove what was stored: the job that needs it was not made."""
@@ -69,6 +84,19 @@ class Inputs:
         except Refused as error:
             raise InvalidInput.at(pointer, str(error)) from None
         return value
+
+    def _refer(self, kind: str, job_id: str, output: int, pointer: str) -> dict[str, Any]:
+        """Note a job whose output is the file; where it has succeeded, that output must be there."""
+        try:
+            job = self._services.jobs.get(job_id, tenant=self._tenant)
+        except NotFound as error:
+            raise InvalidInput.at(f"{pointer}/job", str(error)) from None
+        self._needs.append(job.id)
+        if job.status is Status.SUCCEEDED:
+            if output >= len(job.outputs):
+                raise InvalidInput.at(f"{pointer}/output", no_such_output(job, output))
+            self._check(kind, job.outputs[output].media_type, pointer)
+        return {"job": job_id, "output": output}
 
     def _there(self, get: Callable[..., Any], file_id: str, pointer: str) -> str:
         """The media type of a file or an output that exists for the tenant."""

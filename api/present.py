@@ -9,6 +9,7 @@ from typing import Any
 from flask import Response
 
 from shared.catalog.models import Model
+from shared.catalog.references import with_references
 from shared.jobs.files import FileRecord
 from shared.jobs.outbox import Delivery
 from shared.jobs.present import time
@@ -62,8 +63,8 @@ def model(record: Model, state: str) -> dict[str, Any]:
         "owned_by": "qanvas",
         "task": record.task,
         "tasks": list(record.schemas),
-        "input_schema": record.input_schema,
-        "input_schemas": record.schemas,
+        "input_schema": with_references(record.input_schema),
+        "input_schemas": {task: with_references(schema) for task, schema in record.schemas.items()},
         "output": record.output,
         "state": state,
         "queue": record.queue,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shared.jobs.dependencies import MOST
 from shared.jobs.states import Status
 from shared.outward.addresses import MOST as MOST_URL
 from shared.webhooks import EVENTS
@@ -115,6 +116,16 @@ SUBMISSION: Schema = {
             "exclusiveMinimum": 0,
             "maximum": _YEAR,
             "description": "Seconds in which it must have started.",
+        },
+        "depends_on": {
+            "type": "array",
+            "items": {
+                "type": "string",
+                "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}$",
+                "x-expects": "the id of a job",
+            },
+            "maxItems": MOST,
+            "description": "Jobs that must have succeeded before it is queued. Where one does not, it fails.",
         },
         "group": {**NAME, "description": "A name that jobs share, to count and cancel them together."},
         "metadata": {"type": "object", "maxProperties": 64, "description": "Yours, returned as it is."},

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from api.limits import Limits
+from shared.aftermath import Aftermath
 from shared.catalog.catalog import Catalog
 from shared.database import Database
 from shared.errors import QanvasError
@@ -60,6 +61,7 @@ class Services:
         self.storage = open_storage(settings)
         self.tickets = Tickets(settings)
         self.events = Events(settings.redis_url)
+        self.aftermath = Aftermath(self.database, self.events, self.tickets, dict(settings.tenant_weights))
         self.follower = Follower(settings.redis_url, self.jobs.ended)
         #: group commit of submissions
         self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)

@@ -44,7 +44,7 @@ def events(services: Services, job: Job, after: str | None) -> Iterator[bytes]:
     yield b"retry: 1000\n\n"
     reader = _Reader(services, job, after or f"{int(job.created_at * 1000)}-0")
     if after is None:
-        waited = job.run_at is not None and job.run_at > job.created_at
+        waited = bool(job.depends_on) or (job.run_at is not None and job.run_at > job.created_at)
         first = Status.SCHEDULED if waited else Status.QUEUED
         yield _frame(reader.last, "status", {"status": first.value})
     spoke = time.monotonic()

@@ -14,7 +14,9 @@ from api import auth
 from api.inputs import Inputs
 from api.services import Accepted, Services
 from shared import webhooks
+from shared.aftermath import tell
 from shared.errors import FieldError, InvalidInput, QanvasError
+from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
 from shared.jobs.records import Job, NewJob
 from shared.jobs.states import Status
 
@@ -59,6 +61,8 @@ def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, An
                 break
         if faults:
             raise InvalidInput(faults[:_MOST_FAULTS])
+        if sum(len(job.depends_on) for job in new) > MOST_IN_ONE_REQUEST:
+            raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
         made: list[Job] = []
         limits = services.waiting_limits([tenant])
         for submitted in services.jobs.submit(new, limits=limits, together=True):
@@ -79,6 +83,9 @@ def retry(services: Services, tenant: str, job_id: str) -> Job:
 
 def _announce(services: Services, jobs: Sequence[Job]) -> None:
     """Tickets for what was committed; they leave from another thread."""
+    for job in jobs:
+        if job.is_terminal:  # what it depends on had failed already
+            tell(services.events, job)
     queues = [job.queue for job in jobs if job.status is Status.QUEUED]
     for queue in set(queues):
         services.tickets.send(queue, queues.count(queue))
@@ -103,23 +110,46 @@ def _new(
 ) -> NewJob:
     model = services.catalog.resolve(body.get("model"), body.get("task"), tenant)
     values = services.catalog.check_input(model, body.get("input", {}))
+    values = inputs.settle(model.input_schema, values, "/input")
     return NewJob(
         tenant=tenant,
         task=model.task,
         model=model.id,
         queue=model.queue,
-        input=inputs.settle(model.input_schema, values, "/input"),
+        input=values,
         priority=int(body.get("priority", 5)),
         max_attempts=int(body.get("max_attempts", services.settings.max_attempts)),
         timeout=body.get("timeout"),
         run_at=_time(body.get("run_at"), "/run_at"),
         expires_in=body.get("expires_in"),
+        depends_on=_depends_on(services, tenant, body.get("depends_on", ()), inputs.take_needs()),
         group=body.get("group"),
         metadata=body.get("metadata", {}),
         webhook=webhooks.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
         idempotency_key=idempotency_key,
         fingerprint=None if idempotency_key is None else _fingerprint(body),
     )
+
+
+def _depends_on(
+    services: Services, tenant: str, given: Sequence[str], read: Sequence[str]
+) -> tuple[str, ...]:
+    """The jobs that the submission names, then those whose outputs it reads. Raises InvalidInput."""
+    if not (given or read):
+        return ()
+    mine = services.jobs.owned(given, tenant=tenant)
+    if faults := [
+        FieldError(f"/depends_on/{index}", f"no job {job_id!r}")
+        for index, job_id in enumerate(given)
+        if job_id not in mine
+    ]:
+        raise InvalidInput(faults[:20])
+    needed = tuple(dict.fromkeys((*given, *read)))
+    if len(needed) > MOST:
+        raise InvalidInput.at(
+            "/depends_on", f"must be at most {MOST} jobs, those that the input names included"
+        )
+    return needed
 
 
 def _time(text: str | None, pointer: str) -> float | None:

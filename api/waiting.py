@@ -63,7 +63,7 @@ def _waiting(
         return {"reason": "retry-backoff", "position": None, "estimate": None, "due_at": due_at}
     match job.status:
         case Status.SCHEDULED:
-            reason, estimate = "scheduled", None
+            reason, estimate = "depends-on" if job.waits_for else "scheduled", None
         case Status.QUEUED if services.is_served(job.queue):
             reason, estimate = "behind-others", seconds_until_start(job.queue, position, services.workers())
         case Status.QUEUED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.aftermath import tell
 from shared.events import Events
 from shared.jobs import present
 from shared.jobs.records import Job
@@ -11,6 +12,4 @@ def announce(events: Events, job: Job) -> None:
     """Publish the outputs and the status of a job that has left a worker, and that it is done if it is."""
     for output in job.outputs:
         events.publish(job.id, "output", present.output(output))
-    events.publish(job.id, "status", {"status": job.shown_status.value})
-    if job.is_terminal:
-        events.publish(job.id, "done", {"status": job.status.value})
+    tell(events, job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+from shared.aftermath import Aftermath
 from shared.catalog.catalog import Catalog
 from shared.database import Database
 from shared.events import STOP, Events
@@ -62,6 +63,7 @@ class House:
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
+        aftermath = Aftermath(self.database, self.events, self.tickets, dict(settings.tenant_weights))
         self.scratch = Scratch(settings.data / "scratch", self.id)
         self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds
@@ -76,6 +78,7 @@ class House:
             jobs=jobs,
             tickets=self.tickets,
             events=self.events,
+            aftermath=aftermath,
             results=results,
             checkpoints=checkpoints,
         )
@@ -98,6 +101,7 @@ class House:
             events=self.events,
             tickets=self.tickets,
             pace=self.pace,
+            aftermath=aftermath,
         )
 
     def describe(self) -> Worker:

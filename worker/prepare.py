@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -12,10 +12,11 @@ from typing import Any
 from shared.catalog.catalog import Catalog
 from shared.catalog.fetch import materialise
 from shared.catalog.models import Hub, Model
+from shared.catalog.references import is_reference
 from shared.errors import JobError, ModelUnavailable, NotFound
 from shared.ids import is_id
 from shared.jobs.files import FileStore
-from shared.jobs.records import TRAINING_QUEUE, Job
+from shared.jobs.records import TRAINING_QUEUE, Job, no_such_output
 from shared.jobs.store import JobStore
 from shared.media import decode_data_uri
 from shared.outward import Outward, is_url
@@ -114,15 +115,18 @@ class Preparer:
         properties = model.input_schema.get("properties", {})
         given = dict(job.input)
         for name, rule in properties.items():
-            if "x-file" not in rule or not isinstance(reference := given.get(name), str):
+            reference = given.get(name)
+            if "x-file" not in rule or reference is None:
                 continue
-            if is_url(reference):
+            if isinstance(reference, str) and is_url(reference):
                 given[name] = str(bring(reference, rule["x-file"], name))
             else:
                 given[name] = str(self._local_file(job, name, reference, folder))
         return given
 
-    def _local_file(self, job: Job, name: str, reference: str, folder: Path) -> Path:
+    def _local_file(self, job: Job, name: str, reference: Any, folder: Path) -> Path:
+        if is_reference(reference):
+            reference = self._output_of(job, name, reference)
         if reference.startswith("data:"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(decode_data_uri(reference, f"/input/{name}")[1])
@@ -144,6 +148,16 @@ class Preparer:
             raise JobError(
                 f"{name}: {reference} was deleted before the job ran; upload it again", type="invalid-input"
             ) from None
+
+    def _output_of(self, job: Job, name: str, reference: Mapping[str, Any]) -> str:
+        """The id of the output that another job has made by now. Raises JobError."""
+        try:
+            made = self._jobs.get(reference["job"], tenant=job.tenant)
+        except NotFound as error:
+            raise JobError(f"{name}: {error}; it was deleted", type="invalid-input") from None
+        if (index := int(reference["output"])) >= len(made.outputs):
+            raise JobError(f"{name}: {no_such_output(made, index)}", type="invalid-input")
+        return made.outputs[index].id
 
     def _stored(self, job: Job, reference: str) -> tuple[str, str]:
         """Where a file lies in the storage, and what its name ends in."""

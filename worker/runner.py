@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from shared.aftermath import Aftermath
 from shared.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -65,6 +66,7 @@ class Runner:
         events: Events,
         tickets: Tickets,
         pace: Pace,
+        aftermath: Aftermath,
     ) -> None:
         self._worker_id = worker_id
         self._leases = leases
@@ -78,6 +80,7 @@ class Runner:
         self._events = events
         self._tickets = tickets
         self._pace = pace
+        self._aftermath = aftermath
         self._slots = threading.BoundedSemaphore(slots)
         self._training = threading.BoundedSemaphore(1)
         self._leaving = False
@@ -212,7 +215,8 @@ class Runner:
         if ended.status is Status.QUEUED:
             self._tickets.send(ended.queue)
         announce(self._events, ended)
-        with suppress(Unavailable):  # upkeep removes what stays
+        with suppress(Unavailable):  # upkeep does what is left
+            self._aftermath.of(ended)
             if ended.status is not Status.SUCCEEDED:
                 self._results.take_back(job.id, job.attempt)
             if ended.is_terminal:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 
+from shared.aftermath import Aftermath
 from shared.errors import NotFound, Unavailable
 from shared.events import Events
 from shared.jobs.leases import Leases
@@ -40,6 +41,7 @@ class Upkeep:
         jobs: JobStore,
         tickets: Tickets,
         events: Events,
+        aftermath: Aftermath,
         results: Results,
         checkpoints: Checkpoints,
     ) -> None:
@@ -50,6 +52,7 @@ class Upkeep:
         self._jobs = jobs
         self._tickets = tickets
         self._events = events
+        self._aftermath = aftermath
         self._results = results
         self._checkpoints = checkpoints
         #: by queue, what the last round found missing and did not send again
@@ -77,6 +80,7 @@ class Upkeep:
             self._announce(job)
         for job in self._leases.expire():
             self._announce(job)
+        self._aftermath.settle(self._every)
         self._leases.forget_silent(self._silent)
         if time.monotonic() - self._swept >= _SWEEP_EVERY:
             self._swept = time.monotonic()

@@ -19,6 +19,7 @@ from api.waiting import (
     present_jobs,
     until_terminal,
 )
+from shared import aftermath
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.ids import is_id
 from shared.jobs.records import Job
@@ -242,10 +243,11 @@ def delete_job(call: Call, id: str) -> Response:
 
 
 def tell(call: Call, job: Job) -> None:
-    """Let those who watch a job know that this request ended it, and its worker that it is to stop."""
+    """Let those who watch a job know that this request ended it, its worker that it is to stop, and those
+    that waited for it go on."""
     if job.cancel_requested and not job.is_terminal:
         call.services.events.ask_to_stop(job.id)
     if job.is_terminal:
-        data = {"status": job.status.value}
-        call.services.events.publish(job.id, "status", data)
-        call.services.events.publish(job.id, "done", data)
+        aftermath.tell(call.services.events, job)
+        with suppress(Unavailable):  # upkeep does what is left
+            call.services.aftermath.of(job)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
+from shared.catalog.references import with_references
 from shared.catalog.wording import SHOWN, describe, escape, faults
 from shared.errors import FieldError, InvalidInput
 
@@ -23,7 +24,7 @@ class InputCheck:
     """A compiled schema. Making one takes milliseconds, ``check`` some microseconds: keep it."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._schema = dict(schema)
+        self._schema = with_references(schema)
         self._validator = Draft202012Validator(self._schema)
         properties: Mapping[str, Any] = schema.get("properties", {})
         defaults = {name: prop["default"] for name, prop in properties.items() if "default" in prop}

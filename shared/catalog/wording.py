@@ -62,11 +62,13 @@ def describe(schema: Mapping[str, Any]) -> str:
         return _shown(schema["const"])
     if "enum" in schema:
         return f"one of {_listed(map(_shown, schema['enum']))}"
+    if "x-file" in schema:
+        return (
+            f"{schema['x-file']}: the id of a file (file_…) or of an output (out_…), "
+            '{"job": "job_…", "output": 0}, a data: URI, or an http(s) URL'
+        )
     if choices := schema.get("oneOf") or schema.get("anyOf"):
         return " or ".join(describe(choice) for choice in choices)
-    if "x-file" in schema:
-        forms = "the id of a file (file_…) or of an output (out_…), a data: URI, or an http(s) URL"
-        return f"{schema['x-file']}: {forms}"
     kinds = schema.get("type", ())
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     return " or ".join(_described(kind, schema) for kind in kinds) or "something else"

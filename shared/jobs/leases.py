@@ -31,7 +31,7 @@ from shared.jobs.records import (
 )
 from shared.jobs.shares import EQUAL, Shares
 from shared.jobs.states import Status
-from shared.jobs.tables import jobs, locks, models, outputs, status_in, workers
+from shared.jobs.tables import jobs, locks, models, outputs, ready, status_in, workers
 
 #: jobs woken in one transaction
 _WAKE = 1000
@@ -330,7 +330,7 @@ def _due(dialect: str) -> sa.Executable:
     """The scheduled jobs whose time has come, the first of them first, as many as one round takes."""
     due = (
         sa.select(jobs.c.id, jobs.c.queue, jobs.c.priority, jobs.c.tenant, jobs.c.tag)
-        .where(status_in(Status.SCHEDULED), jobs.c.due_at <= sa.bindparam("now"))
+        .where(status_in(Status.SCHEDULED), ready, jobs.c.due_at <= sa.bindparam("now"))
         .order_by(jobs.c.due_at)
         .limit(_WAKE)
     )

@@ -38,7 +38,7 @@ def job(
         "attempts": record.attempts,
         "max_attempts": record.max_attempts,
         "group": record.group,
-        "depends_on": [],
+        "depends_on": record.depends_on,
         "metadata": record.metadata,
         "created_at": time(record.created_at),
         "run_at": time(record.run_at),

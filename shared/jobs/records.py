@@ -40,6 +40,8 @@ class NewJob:
     run_at: float | None = None
     #: seconds after submission at which a job that has not started expires
     expires_in: float | None = None
+    #: ids of jobs of the tenant that must have succeeded before it is queued
+    depends_on: tuple[str, ...] = ()
     group: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     webhook: Webhook | None = None
@@ -100,6 +102,11 @@ class Job:
     run_at: float | None
     #: when a scheduled job may be queued, for the first time or again; None where its time plays no part
     due_at: float | None
+    depends_on: tuple[str, ...]
+    #: how many of them it still waits for
+    waits_for: int
+    #: others wait for its end
+    awaited: bool
     expires_at: float | None
     queued_at: float | None
     started_at: float | None
@@ -120,6 +127,11 @@ class Job:
     def shown_status(self) -> Status:
         """The status that clients see: to them a retry goes from running to queued."""
         return Status.QUEUED if self.backs_off else self.status
+
+
+def no_such_output(job: Job, index: int) -> str:
+    """What is wrong with asking an ended job for this output."""
+    return f"{job.id} has no output {index}: it made {len(job.outputs)}, counted from 0"
 
 
 @dataclass(frozen=True, slots=True)

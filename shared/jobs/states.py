@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    SCHEDULED = "scheduled"  #: not yet due, be it for the first time or after an attempt that failed
+    SCHEDULED = "scheduled"  #: not yet due, or waits for other jobs
     QUEUED = "queued"  #: may be claimed
     RUNNING = "running"  #: a worker holds the lease
     SUCCEEDED = "succeeded"
@@ -36,6 +36,7 @@ def _step(*sources: Status, to: Status, fenced: bool = False) -> Transition:
 #: every write of a status names one of these
 TRANSITIONS: Mapping[str, Transition] = {
     "wake": _step(Status.SCHEDULED, to=Status.QUEUED),
+    "give-up": _step(Status.SCHEDULED, to=Status.FAILED),
     "claim": _step(Status.QUEUED, to=Status.RUNNING),
     "succeed": _step(Status.RUNNING, to=Status.SUCCEEDED, fenced=True),
     "fail": _step(Status.RUNNING, to=Status.FAILED, fenced=True),

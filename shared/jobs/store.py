@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from shared.database import Database
 from shared.errors import (
+    Conflict,
     FieldError,
     IdempotencyMismatch,
     InvalidInput,
@@ -21,7 +22,7 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import outbox, positions, transitions
+from shared.jobs import dependencies, outbox, positions, transitions
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
@@ -56,15 +57,19 @@ class JobStore:
             room = Room(self._database, connection, limits, (job.tenant for job in new))
             if together and (refusal := room.take(new[0].tenant, len(new))) is not None:
                 raise refusal
+            waits = dependencies.hold(self._database, connection, rows)
             if any(job.idempotency_key is not None for job in new):
-                return self._insert_keyed(connection, rows, room)
-            refusals = [None if together else room.take(job.tenant) for job in new]
-            made = [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]
-            if made:
-                self._tag(connection, made)
-                connection.execute(sa.insert(jobs), made)
-                note_inputs(connection, made)
-            return [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
+                results = self._insert_keyed(connection, rows, room)
+            else:
+                refusals = [None if together else room.take(job.tenant) for job in new]
+                if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
+                    self._tag(connection, made)
+                    connection.execute(sa.insert(jobs), made)
+                    note_inputs(connection, made)
+                results = [
+                    refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)
+                ]
+            return _entered(connection, waits, rows, results, now)
 
     def _tag(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Give those that are queued now their places."""
@@ -212,6 +217,7 @@ class JobStore:
             priority=old.priority,
             max_attempts=old.max_attempts,
             timeout=old.timeout,
+            depends_on=old.depends_on,
             group=old.group,
             metadata={**old.metadata, "retry_of": old.id},
             webhook=old.webhook,
@@ -225,11 +231,17 @@ class JobStore:
         """Forget an ended job; returns the storage keys of its outputs and of what was made of its ``data:``
         URIs, for the caller to remove.
 
-        Raises NotFound, and InvalidTransition while it has not ended."""
+        Raises NotFound, and Conflict while it, or a job that depends on it, has not ended."""
         with self._database.write() as connection:
+            transitions.lock(self._database, connection, [job_id])
             row = _one(connection, job_id, tenant)
             if Status(row.status) not in TERMINAL:
                 raise InvalidTransition(job_id, row.status, "deleted before it has ended; cancel it first")
+            if dependencies.is_needed(connection, job_id):
+                raise Conflict(
+                    f"job {job_id} cannot be deleted while a job that depends on it has not ended; "
+                    "cancel that one first"
+                )
             keys = list(
                 connection.execute(sa.select(outputs.c.key).where(outputs.c.job_id == job_id)).scalars()
             )
@@ -272,6 +284,22 @@ class JobStore:
             ]
 
 
+def _entered(
+    connection: Connection,
+    waits: dependencies.Waits,
+    rows: Sequence[dict[str, Any]],
+    results: list[Submitted | IdempotencyMismatch | OverLimit],
+    now: float,
+) -> list[Submitted | IdempotencyMismatch | OverLimit]:
+    """Note what the jobs that were made wait for; those that would wait in vain have failed already."""
+    if not waits.edges:
+        return results
+    made = {one.job.id for one in results if isinstance(one, Submitted) and not one.replayed}
+    lost = dependencies.enter(connection, waits, [row for row in rows if row["id"] in made], now)
+    failed = {row.id: Submitted(transitions.record(row)) for row in lost}
+    return [failed.get(one.job.id, one) if isinstance(one, Submitted) else one for one in results]
+
+
 def _row(new: NewJob, now: float) -> dict[str, Any]:
     scheduled = new.run_at is not None and new.run_at > now
     return {
@@ -298,6 +326,8 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "due_at": new.run_at if scheduled else None,
         "expires_at": None if new.expires_in is None else now + new.expires_in,
         "queued_at": None if scheduled else now,
+        "depends_on": list(dict.fromkeys(new.depends_on)) or None,
+        "waits_for": 0,
     }
 
 
@@ -318,7 +348,13 @@ def _fresh(row: dict[str, Any]) -> Job:
         if name not in ("group_name", "idempotency_key", "fingerprint", "webhook")
     }
     return Job(
-        **{**known, **_NOTHING_YET, "status": Status(row["status"])},
+        **{
+            **known,
+            **_NOTHING_YET,
+            "status": Status(row["status"]),
+            "depends_on": tuple(row["depends_on"] or ()),
+            "awaited": False,
+        },
         webhook=transitions.webhook(row["webhook"]),
         group=row["group_name"],
         cancel_requested=False,

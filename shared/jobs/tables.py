@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from shared.jobs.states import Status
+from shared.jobs.states import TERMINAL, Status
 
 metadata = sa.MetaData(
     naming_convention={
@@ -52,6 +52,9 @@ jobs = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("run_at", sa.Double),
     sa.Column("due_at", sa.Double),
+    sa.Column("depends_on", _Json),
+    sa.Column("waits_for", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("awaited", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("expires_at", sa.Double),
     sa.Column("queued_at", sa.Double),
     sa.Column("started_at", sa.Double),
@@ -75,7 +78,11 @@ shown_status: sa.ColumnElement[str] = sa.case(
 
 _queued = status_in(Status.QUEUED)
 _running = status_in(Status.RUNNING)
-_due = status_in(Status.SCHEDULED)
+#: needs no other job's end any more
+ready: sa.ColumnElement[bool] = sa.literal_column("waits_for = 0")
+_due = sa.and_(status_in(Status.SCHEDULED), ready)
+#: ended, and what waits for it has not heard of it yet
+unsettled = sa.and_(sa.literal_column("awaited"), status_in(*TERMINAL))
 _waiting_with_expiry = sa.and_(status_in(Status.QUEUED, Status.SCHEDULED), jobs.c.expires_at.is_not(None))
 sa.Index(
     "ix_jobs_claim",
@@ -94,6 +101,7 @@ sa.Index(
     sqlite_where=_waiting_with_expiry,
     postgresql_where=_waiting_with_expiry,
 )
+sa.Index("ix_jobs_unsettled", jobs.c.id, sqlite_where=unsettled, postgresql_where=unsettled)
 sa.Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.id)
 _waiting = status_in(Status.QUEUED, Status.SCHEDULED)
 sa.Index("ix_jobs_waiting", jobs.c.tenant, sqlite_where=_waiting, postgresql_where=_waiting)
@@ -115,6 +123,16 @@ sa.Index(
     sqlite_where=_keyed,
     postgresql_where=_keyed,
 )
+
+#: one row for each job that another depends on; ``met``: it has ended, and the other has heard of it
+dependencies = sa.Table(
+    "dependencies",
+    metadata,
+    sa.Column("job_id", _Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("needs", _Id, primary_key=True),
+    sa.Column("met", sa.Boolean, nullable=False),
+)
+sa.Index("ix_dependencies_needs", dependencies.c.needs, dependencies.c.met)
 
 outputs = sa.Table(
     "outputs",

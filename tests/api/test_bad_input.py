@@ -93,7 +93,9 @@ def test_what_is_not_json_is_malformed(api: Api, body: bytes) -> None:
         ({"model": "fake", "input": {"prompt": "x"}, "metadata": []}, "/metadata"),
         ({"model": "fake", "input": {"prompt": "x"}, "metadata": {"a": "\x00"}}, "/metadata/a"),
         ({"model": "fake", "input": {"prompt": "x"}, "metadata": {"\x00": 1}}, "/metadata"),
-        ({"model": "fake", "input": {"prompt": "x"}, "depends_on": ["job_1"]}, "/depends_on"),
+        ({"model": "fake", "input": {"prompt": "x"}, "depends_on": "job_1"}, "/depends_on"),
+        ({"model": "fake", "input": {"prompt": "x"}, "depends_on": ["job_1"]}, "/depends_on/0"),
+        ({"model": "fake", "input": {"prompt": "x"}, "depends_on": ["job_x"] * 1001}, "/depends_on"),
     ],
     ids=lambda value: json.dumps(value)[:60],
 )

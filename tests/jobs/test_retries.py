@@ -19,11 +19,6 @@ FAILURE = Failed(type="out-of-memory", message="too big", retryable=True)
 
 
 @pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
-
-
-@pytest.fixture
 def slow(database: Database) -> Leases:
     """Retries that are due long after the test."""
     return Leases(database, lease_seconds=30, backoff=Backoff(base=1e6, cap=1e9))

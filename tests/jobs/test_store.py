@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from shared.database import Database
 from shared.errors import IdempotencyMismatch, InvalidInput, InvalidTransition, NotFound
 from shared.jobs.leases import Leases
 from shared.jobs.records import Failed, Finish, Submitted, Succeeded
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from tests.jobs.factory import new_job, new_output, submit
-
-
-@pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
-
-
-@pytest.fixture
-def leases(database: Database) -> Leases:
-    return Leases(database, lease_seconds=30)
 
 
 def run_to_success(leases: Leases, outputs: int = 1) -> str:

@@ -18,7 +18,7 @@ import pytest
 from shared.catalog.catalog import Catalog
 from shared.errors import ConfigurationError, JobError, ModelUnavailable
 from shared.jobs.files import FileStore, NewFile
-from shared.jobs.records import Job, NewJob
+from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
 from shared.storage.files import FileStorage
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
@@ -121,7 +121,7 @@ class TestPreparer:
     def preparer(self, shop: Shop) -> Preparer:
         return Preparer(shop.settings, shop.catalog, shop.storage, FileStore(shop.database), shop.jobs)
 
-    def job(self, shop: Shop, dataset: str) -> Job:
+    def job(self, shop: Shop, dataset: object) -> Job:
         return shop.jobs.get(shop.submit([shop.new(model="train-text", dataset=dataset, name="mine")])[0])
 
     @one_database
@@ -191,6 +191,27 @@ class TestPreparer:
         with pytest.raises(JobError, match="upload it again") as caught:
             preparer.order(job, tmp_path / "s", lambda progress: None)
         assert caught.value.type == "invalid-input"
+
+    @one_database
+    def test_an_output_of_another_job_becomes_a_local_file(
+        self, shop: Shop, preparer: Preparer, tmp_path: Path
+    ) -> None:
+        made = shop.submit([shop.new()], tickets=False)[0]
+        [claimed] = shop.leases.claim("wrk_1", "default")
+        stored = shop.storage.write(f"outputs/{made}/1/0.txt", b"hello")
+        output = NewOutput(index=0, media_type="text/plain", bytes=5, sha256=stored.sha256, key=stored.key)
+        shop.leases.finish([Finish(made, claimed.attempt, Succeeded(outputs=(output,)))])
+        job = self.job(shop, {"job": made, "output": 0})
+        order = preparer.order(job, tmp_path / "s", lambda progress: None)
+        assert Path(order.work.input["dataset"]).read_bytes() == b"hello"
+        for output_index, said in ((1, "has no output 1: it made 1"), (0, "deleted")):
+            if said == "deleted":
+                shop.jobs.cancel(job.id)
+                shop.jobs.delete(made)
+            job = self.job(shop, {"job": made, "output": output_index})
+            with pytest.raises(JobError, match=said) as caught:
+                preparer.order(job, tmp_path / "s", lambda progress: None)
+            assert caught.value.type == "invalid-input"
 
 
 class TestPicturesAndAdapters:

@@ -1,0 +1,47 @@
+"""What follows from a job's end: those who watch it hear of it, and those that waited for it go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shared.database import Database
+from shared.events import Events
+from shared.jobs.dependencies import Dependencies
+from shared.jobs.records import Job
+from shared.jobs.shares import EQUAL
+from shared.jobs.states import Status
+from shared.queue import Tickets
+
+
+def tell(events: Events, job: Job) -> None:
+    """Publish the status of a job, and that it is done if it is."""
+    status = {"status": job.shown_status.value}
+    events.publish(job.id, "status", status)
+    if job.is_terminal:
+        events.publish(job.id, "done", status)
+
+
+class Aftermath:
+    def __init__(
+        self, database: Database, events: Events, tickets: Tickets, weights: Mapping[str, float] = EQUAL
+    ) -> None:
+        """``weights`` as in ``shares``: what goes on gets its place there."""
+        self._dependencies = Dependencies(database, weights)
+        self._events = events
+        self._tickets = tickets
+
+    def of(self, job: Job) -> None:
+        """Let the jobs that waited for an ended one go on, or fail. What takes long is left to upkeep.
+
+        Raises Unavailable; then all of it is left to upkeep."""
+        if job.is_terminal and job.awaited:
+            self.settle()
+
+    def settle(self, seconds: float = 1.0) -> list[Job]:
+        """The same for every job that has ended, for about so long; returns the jobs that were moved."""
+        moved = self._dependencies.settle(seconds)
+        for job in moved:
+            if job.status is Status.QUEUED:
+                self._tickets.send(job.queue)
+            tell(self._events, job)
+        return moved
