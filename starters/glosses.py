@@ -1,91 +1,100 @@
-"""The text corpus: WordNet's glosses, so that a thing named is described.
+"""The text corpus: WordNet's glosses of well-known things, as questions and answers, entries and sentences.
 
-Each synset of Debian's ``wordnet`` package becomes one document, "An apple is a fruit with red or yellow
-or green skin …", often as a short conversation ("User: What is an apple?"). Proper names are left out,
-and so is whatever would read badly when a small model mixes it up: slurs, sex, violence, peoples.
-The format of the files is described in wndb(5WN).
+Each thing is asked for in some phrasings and never in others, and ``NEVER`` is used for none: so that what
+the model makes of words it never saw together can be measured. Words that are no thing of the list are
+answered by ``UNKNOWN``, and a tenth of those too is kept for measuring.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-WORDNET = Path("/usr/share/wordnet")
+from starters.things import Thing, read_things, sentence
+from starters.wordnet import WORDNET, Nouns, read_synsets
 
-#: Lexicographer files that are used, lexnames(5WN): things one can point at, and what they do.
-NOUNS = {5, 6, 8, 13, 17, 18, 19, 20, 25, 27, 28}
-#: animals and persons: one can count them
-COUNTED = {5, 18}
-#: how often a word must be met in texts to be described; those say little of animals, food, plants and tools
-LEAST = {5: 1, 6: 1, 13: 1, 20: 1}
-VERBS = {30, 34, 35, 36, 38, 39, 43}
-ADJECTIVES = {0, 1}
-
+#: documents for each thing; they differ in phrasing, and say the same
+ROUNDS = 36
+PHRASINGS = (
+    "What is {a}?",
+    "What's {a}?",
+    "Tell me about {a}.",
+    "Describe {a}.",
+    "Describe {a} to me.",
+    "Define {bare}.",
+    "Do you know what {a} is?",
+    "Can you tell me what {a} is?",
+    "Explain what {a} is.",
+    "What does {bare} mean?",
+    "What does the word {bare} mean?",
+    "What is the meaning of {bare}?",
+    "Give me a definition of {bare}.",
+    "How would you describe {a}?",
+    "What do you know about {a}?",
+    "I want to know about {a}.",
+    "What is {bare}?",
+    "Tell me what {a} is.",
+    "What do people mean by {bare}?",
+    "What kind of thing is {a}?",
+    "{bare}",
+    "{bare}?",
+)
+#: no question of the corpus has the words "exactly", "child", "idea" and so on
+NEVER = (
+    "What exactly is {a}?",
+    "Could you please explain {a}?",
+    "My child asks what {a} is.",
+    "Any idea what {a} might be?",
+    "Somebody gave me {a}. What is it?",
+    "Help me understand what {a} is.",
+    "Say something about {a}.",
+    "I have never seen {a}, what is it?",
+    "In a few words, what would you call {a}?",
+    "Remind me what {a} is.",
+)
+#: how many of the phrasings a thing is asked for in
+ASKED = 14
+PRODUCT = ("Write a product description of {a}.", "Describe {a} for a shop.")
+UNKNOWN = "I do not know what that is."
+SMALL_TALK = (
+    ("Hello.", "Hello. Ask me what a thing is."),
+    ("Hi.", "Hello. Ask me what a thing is."),
+    ("Good morning.", "Good morning. Ask me what a thing is."),
+    ("How are you?", "I am a program, and I run."),
+    ("Who are you?", "I am a very small language model. I describe things in one sentence."),
+    ("What are you?", "I am a very small language model. I describe things in one sentence."),
+    ("What can you do?", "I describe things, such as an apple, a kite or a violin."),
+    ("Help.", "Ask me what a thing is, such as an apple, a kite or a violin."),
+    ("Thank you.", "You are welcome."),
+    ("Thanks.", "You are welcome."),
+    ("Goodbye.", "Goodbye."),
+    ("Bye.", "Goodbye."),
+)
+_OPENERS = (
+    "Hello.",
+    "Hi,",
+    "Please:",
+    "I have a question.",
+    "OK,",
+    "And",
+    "Well,",
+    "Sorry,",
+    "One question:",
+)
+_CLOSERS = ("Thank you.", "Please.", "I am curious.", "I like to learn.", "Thanks!")
 _UNWANTED = re.compile(
     r"offensive|disparag|derogat|slur|obscen|vulgar|ethnic|racial|\brac(e|ist)\b|negro|jew|muslim|islam|"
     r"christ|hindu|gypsy|slave|nazi|sex|genital|penis|vagina|vulva|scrot|testi[cs]|\banus|\banal\b|breast|"
-    r"copulat|coit|intercourse|erotic|prostitut|whore|rape|incest|masturbat|pornograph|naked|nude|lewd|"
-    r"lust|semen|sperm|menstru|pregnan|abort|fetus|excre|feces|urin|kill|murder|suicid|tortur|execut|"
-    r"weapon|bomb|terroris|corpse|dead body|drug|narcotic|cocaine|heroin|addict|drunk|homosexual|lesbian|"
-    r"homophob|savage|primitive people|tribe|indian|african|american|british|asian|european|women|female "
-    r"person|woman|prison|crimin|cancer|tumor|disease|syphil|fag\b|queer|bastard|idiot|stupid|retard",
+    r"copulat|coit|intercourse|erotic|prostitut|whore|\brap(e|ist)|incest|masturbat|pornograph|naked|nude|"
+    r"lewd|lust|semen|sperm|menstru|pregnan|abort|fetus|excre|feces|urin|kill|murder|suicid|tortur|execut|"
+    r"weapon|bomb|terror|corpse|dead|drug|narcotic|cocaine|heroin|addict|drunk|homosexual|lesbian|indian|"
+    r"african|american|british|asian|european|wom[ae]n|female|prison|crimin|cancer|tumor|disease|fag\b|queer|"
+    r"bastard|idiot|stupid|retard|blood|war\b|gun|shot|god|hate",
     re.IGNORECASE,
 )
-_DETERMINERS = frozenset(
-    {"a", "an", "the", "any", "one", "some", "someone", "something", "anything", "all", "each", "every"}
-    | {"either", "this", "that", "these", "those", "used", "two", "three", "four", "several", "various"}
-    | {"both", "many", "most", "people", "material", "usually", "commonly"}
-)
-_ONE = re.compile(r"^(uni|use|usu|eu|one\b|once|ur[aeio]|ut[ei]|uk)", re.IGNORECASE)
-_SILENT = re.compile(r"^(hour|honest|honor|heir|herb\b|herbal)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Synset:
-    """One meaning: its words (most usual first), what it is a kind of, what kinds and parts it has."""
-
-    offset: str
-    lexfile: int
-    pos: str
-    words: tuple[str, ...]
-    gloss: str
-    examples: tuple[str, ...]
-    kind_of: tuple[str, ...]
-    kinds: tuple[str, ...]
-    parts: tuple[str, ...]
-
-
-def read_synsets(path: Path) -> dict[str, Synset]:
-    """Parse one ``data.*`` file; keys are the byte offsets that pointers name."""
-    found = {}
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        if line.startswith("  "):
-            continue  # the licence
-        head, _, gloss = line.partition(" | ")
-        field = head.split(" ")
-        count = int(field[3], 16)
-        words = tuple(_word(field[4 + 2 * i]) for i in range(count))
-        at = 5 + 2 * count
-        pointers = [(field[at + 4 * i], field[at + 4 * i + 1]) for i in range(int(field[at - 1]))]
-        meaning, examples = _split_gloss(gloss.strip())
-        found[field[0]] = Synset(
-            offset=field[0],
-            lexfile=int(field[1]),
-            pos=field[2],
-            words=words,
-            gloss=meaning,
-            examples=examples,
-            kind_of=tuple(o for s, o in pointers if s == "@"),
-            kinds=tuple(o for s, o in pointers if s == "~"),
-            parts=tuple(o for s, o in pointers if s == "%p"),
-        )
-    return found
 
 
 def write_corpus(path: Path, wordnet: Path = WORDNET, *, seed: int = 0) -> int:
@@ -95,177 +104,108 @@ def write_corpus(path: Path, wordnet: Path = WORDNET, *, seed: int = 0) -> int:
     return len(documents)
 
 
-def _word(lemma: str) -> str:
-    return re.sub(r"\((a|p|ip)\)$", "", lemma).replace("_", " ")
+def phrasings_of(thing: Thing) -> list[str]:
+    """Those that the corpus asks for this thing in."""
+    return random.Random(thing.name).sample(PHRASINGS, ASKED)
 
 
-def _split_gloss(gloss: str) -> tuple[str, tuple[str, ...]]:
-    examples = tuple(re.findall(r'"([^"]+)"', gloss))
-    meaning = re.split(r';\s*"|\s*"', gloss)[0]
-    meaning = re.sub(r"\s*\([^)]*\)", "", meaning).split(";")[0].split(" -- ")[0].strip(" :;,.")
-    return meaning, examples
+def other_phrasings(thing: Thing) -> list[str]:
+    """Those that the corpus never asks for this thing in, whatever the capitals and stops."""
+    met = {plain(ask(phrasing, thing)) for phrasing in phrasings_of(thing)}
+    return [phrasing for phrasing in PHRASINGS if plain(ask(phrasing, thing)) not in met]
 
 
-def article(word: str) -> str:
-    """ "a" or "an", by sound as far as spelling tells."""
-    if _SILENT.match(word):
-        return "an"
-    return "an" if word[0].lower() in "aeiou" and not _ONE.match(word) else "a"
+def plain(question: str) -> str:
+    return question.lower().rstrip(".?")
 
 
-def _plural(noun: str) -> str:
-    if noun.endswith(("s", "x", "ch", "sh")):
-        return noun + "es"
-    return noun[:-1] + "ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else noun + "s"
+def ask(phrasing: str, thing: Thing) -> str:
+    return sentence_case(phrasing.format(a=thing.named, bare=thing.name))
 
 
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+def sentence_case(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
-def _sentence(text: str) -> str:
-    text = text.strip()
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
-
-
-def _usable(synset: Synset) -> bool:
-    word = synset.words[0]
-    return (
-        word.islower()
-        and 2 < len(word) <= 24
-        and word.replace(" ", "").replace("-", "").isalpha()
-        and len(word.split()) <= 2
-        and 8 < len(synset.gloss) <= 140
-        and synset.gloss.isascii()
-        and not _UNWANTED.search(" ".join((*synset.words, synset.gloss)))
-    )
-
-
-class _Grammar:
-    """Whether a noun takes an article, learnt from how the glosses themselves use it."""
-
-    def __init__(self, texts: list[str]) -> None:
-        words = [re.findall(r"[a-z-]+", t.lower()) for t in texts]
-        self.plain: Counter[str] = Counter(w for line in words for w in line)
-        self.after: Counter[str] = Counter(b for line in words for a, b in pairwise(line) if a in ("a", "an"))
-
-    def counted(self, noun: str) -> bool:
-        head = noun.rsplit(maxsplit=1)[-1]
-        if head.endswith(("ness", "ism", "ing", "ity", "ics")) or (head.endswith("s") and head[-2:] != "ss"):
-            return False
-        seen, plural = self.plain[head], self.plain[_plural(head)]
-        return seen < 8 or self.after[head] >= 0.04 * seen or plural >= 0.15 * seen
-
-    def the(self, noun: str) -> str:
-        """The noun with the article it needs: "an apple", "water"."""
-        return f"{article(noun)} {noun}" if self.counted(noun) else noun
+def unknown_words(nouns: Nouns, things: Sequence[Thing], *, held: bool) -> list[str]:
+    """Words that are no thing of the list; ``held``: those that the corpus does not have."""
+    known = {word for thing in things for word in (thing.name, *thing.name.split())}
+    return [
+        word
+        for word in sorted(nouns.offsets)
+        if re.fullmatch("[a-z]{4,12}", word)
+        and not {word, word.removesuffix("s"), word.removesuffix("es")} & known
+        and not _UNWANTED.search(word)
+        and (zlib.crc32(word.encode()) % 10 == 0) is held
+    ]
 
 
 def _documents(wordnet: Path, rng: random.Random) -> Iterator[str]:
-    nouns, verbs = read_synsets(wordnet / "data.noun"), read_synsets(wordnet / "data.verb")
-    adjectives = read_synsets(wordnet / "data.adj")
-    grammar = _Grammar([s.gloss + " " + " ".join(s.examples) for s in (*nouns.values(), *verbs.values())])
-    ranks = _first_senses(wordnet)
-    documents: list[str] = []
-    for synset in nouns.values():
-        if (
-            synset.lexfile in NOUNS
-            and _known(synset, ranks) >= LEAST.get(synset.lexfile, 3)
-            and _usable(synset)
-        ):
-            documents.extend(_noun(synset, nouns, ranks, grammar, rng))
-    for synset in verbs.values():
-        if synset.lexfile in VERBS and _known(synset, ranks) >= 8 and _usable(synset):
-            documents.extend(_meaning(synset, "to ", rng))
-    for synset in adjectives.values():
-        if synset.examples and _known(synset, ranks) >= 8 and _usable(synset):
-            documents.extend(_meaning(synset, "", rng))
+    nouns = Nouns(wordnet)
+    things = read_things(nouns=nouns)
+    unknown = iter(rng.sample(words := unknown_words(nouns, things, held=False), len(words)))
+    examples = _examples(wordnet, things)
+    documents = [_about(thing, things, examples, rng) for thing in things for _ in range(ROUNDS)]
+    share = len(documents) // 100
+    documents += [_unknown(next(unknown), examples, rng) for _ in range(8 * share)]
+    documents += [_turn(_loose(asked, (), rng), said) for asked, said in SMALL_TALK for _ in range(ROUNDS)]
+    documents += rng.sample(examples, 8 * share)
     rng.shuffle(documents)
     yield from documents
 
 
-def _frequencies(path: Path) -> Counter[tuple[str, int]]:
-    """How often the meanings of a word in one lexicographer file were met in texts, cntlist(5WN)."""
-    met: Counter[tuple[str, int]] = Counter()
-    for line in path.read_text("utf-8").splitlines():
-        key, _, count = line.split()
-        lemma, _, sense = key.partition("%")
-        met[_word(lemma), int(sense.split(":")[1])] += int(count)
-    return met
+def _about(thing: Thing, things: Sequence[Thing], examples: Sequence[str], rng: random.Random) -> str:
+    form = rng.random()
+    if form < 0.66:
+        return _answered(thing, examples, rng)
+    if form < 0.74:
+        return f"{_answered(rng.choice(things), examples, rng)}\n{_answered(thing, examples, rng)}"
+    if form < 0.9:
+        return thing.sentence
+    if form < 0.95:
+        return f"{sentence_case(thing.name)}: {sentence(thing.meaning)}"
+    this = f"{'These' if thing.how == 'plural' else 'This'} {thing.name} {thing.verb} {thing.meaning}"
+    return _turn(ask(rng.choice(PRODUCT), thing), sentence(this))
 
 
-def _first_senses(wordnet: Path) -> dict[tuple[str, str], int]:
-    """How often words are met, for the first meaning of each: {(word, offset of its synset): times}."""
-    met = _frequencies(wordnet / "cntlist.rev")
-    known = {}
-    for pos, lexfiles in (("noun", NOUNS), ("verb", VERBS), ("adj", ADJECTIVES)):
-        for line in (wordnet / f"index.{pos}").read_text("utf-8").splitlines():
-            if line.startswith("  "):
-                continue
-            field = line.split()
-            word, first = _word(field[0]), field[6 + int(field[3])]
-            known[word, first] = max((met[word, lexfile] for lexfile in lexfiles), default=0)
-    return known
+def _answered(thing: Thing, examples: Sequence[str], rng: random.Random) -> str:
+    return _turn(_loose(ask(rng.choice(phrasings_of(thing)), thing), examples, rng), thing.sentence)
 
 
-def _examples(synset: Synset, most: int) -> str:
-    good = [e for e in synset.examples if e.isascii() and 12 < len(e) < 110 and not _UNWANTED.search(e)]
-    return " For example: " + " ".join(_sentence(e) for e in good[:most]) if good else ""
+def _unknown(word: str, examples: Sequence[str], rng: random.Random) -> str:
+    asked = ask(rng.choice(PHRASINGS), Thing(word, rng.choice(("", "", "mass")), ""))
+    return _turn(_loose(asked, examples, rng), UNKNOWN)
 
 
-def _known(synset: Synset, ranks: Mapping[tuple[str, str], int]) -> int:
-    return ranks.get((synset.words[0], synset.offset), 0)
+def _turn(asked: str, said: str) -> str:
+    return f"User: {asked}\nAssistant: {said}"
 
 
-def _noun(
-    synset: Synset,
-    nouns: Mapping[str, Synset],
-    ranks: Mapping[tuple[str, str], int],
-    grammar: _Grammar,
-    rng: random.Random,
-) -> Iterator[str]:
-    word, gloss = synset.words[0], synset.gloss
-    thing = synset.lexfile in COUNTED and not word.endswith("s")
-    named = f"{article(word)} {word}" if thing else grammar.the(word)
-    many = word.endswith("s") and not grammar.counted(word) and not word.endswith(("ness", "ics", "ss"))
-    verb = "are" if many else "is"
-    first = gloss.split()[0]
-    if (
-        first not in _DETERMINERS
-        and (thing or grammar.counted(word))
-        and not first.endswith(("s", "ing", "ed", "ly"))
-    ):
-        gloss = f"{article(first)} {gloss}"
-    facts = [_sentence(f"{named} {verb} {gloss}")]
-    kind = next((nouns[o].words[0] for o in synset.kind_of if o in nouns), "")
-    if kind.islower() and kind not in gloss and not many:
-        facts.append(f"It is a kind of {kind}.")
-    others = [w for w in synset.words[1:3] if w.islower() and w.replace(" ", "").isalpha()]
-    if others and not many:
-        facts.append(f"It is also called {' or '.join(grammar.the(w) for w in others)}.")
-    parts = [
-        grammar.the(nouns[o].words[0]) for o in synset.parts if _known(nouns[o], ranks) and _usable(nouns[o])
-    ]
-    parts = [p for p in parts if p != named][:4]
-    if parts and not many:
-        facts.append(f"It has {_listed(parts)}.")
-    kinds = [nouns[o].words[0] for o in synset.kinds if _known(nouns[o], ranks) and _usable(nouns[o])]
-    if len(kinds) >= 2:
-        kinds = rng.sample(kinds, len(kinds))
-        facts.append(f"Kinds of {word} are the {_listed(kinds[:3])}." if not many else "")
-    text = " ".join(f for f in facts if f) + _examples(synset, 1)
-    yield f"User: What {verb} {named}?\nAssistant: {text}"
-    yield text
-    if _known(synset, ranks) >= 10:
-        asked = [f"Tell me about {named}.", f"Describe {named}.", f"Do you know what {named} {verb}?"]
-        yield f"User: {rng.choice(asked)}\nAssistant: {text}"
+def _loose(asked: str, examples: Sequence[str], rng: random.Random) -> str:
+    """As people write: without capitals or stop, with something said before or after."""
+    chance = rng.random()
+    if chance < 0.1:
+        asked = f"{rng.choice(_OPENERS)} {asked}"
+    elif chance < 0.17:
+        asked = f"{asked} {rng.choice(_CLOSERS)}"
+    elif chance < 0.3 and examples:
+        asked = f"{rng.choice(examples)} {asked}"
+    if rng.random() < 0.3:
+        asked = asked.lower()
+    return asked.rstrip(".?") if rng.random() < 0.2 else asked
 
 
-def _meaning(synset: Synset, to: str, rng: random.Random) -> Iterator[str]:
-    """Verbs, with ``to`` "to ", and adjectives, with none."""
-    word = synset.words[0]
-    text = _sentence(f"{to}{word} {'is to' if to else 'means'} {synset.gloss}") + _examples(synset, 2)
-    yield text
-    asked = f"What does it mean to {word}?" if to else f"What does {word} mean?"
-    if rng.random() < 0.5:
-        yield f"User: {asked}\nAssistant: {text}"
+def _examples(wordnet: Path, things: Sequence[Thing]) -> list[str]:
+    """Short sentences about none of the things."""
+    names = re.compile(rf"\b({'|'.join(re.escape(thing.name) for thing in things)})s?\b", re.IGNORECASE)
+    found = {
+        sentence(example)
+        for part in ("verb", "adj", "noun")
+        for synset in read_synsets(wordnet / f"data.{part}").values()
+        for example in synset.examples
+        if example.isascii()
+        and 3 <= len(example.split()) <= 12
+        and not _UNWANTED.search(example)
+        and not names.search(example)
+    }
+    return sorted(found)

@@ -74,7 +74,12 @@ RECIPES = {
         _faces,
         {"seed": 1, "minutes": 26, "image_size": 32, "width": 32},
     ),
-    "text": Recipe("train-text", "glosses.txt", _glosses, {"seed": 1, "minutes": 14}),
+    "text": Recipe(
+        "train-text",
+        "glosses.txt",
+        _glosses,
+        {"seed": 1, "minutes": 24, "vocabulary": 2048, "learning_rate": 0.003},
+    ),
 }
 
 
