@@ -140,7 +140,7 @@ class QanvasSubject(Subject):
     def server(self) -> Iterator[None]:
         process = Qanvas(["api"], self.settings, self.folder / "api.log")
         try:
-            wait_until(lambda: answers(self.settings.port, "/readyz"), 60, what=f"the API\n{process.said()}")
+            wait_until(lambda: answers(self.settings.port, "/readyz"), 180, what=f"the API\n{process.said()}")
             with self.counted(process.pid):
                 yield
             process.stop()

@@ -1,0 +1,50 @@
+"""The outcomes as a table of docs/reliability.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.drills.drill import Outcome, Plan
+from bench.drills.systems import System
+from bench.report import table
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+#: what stands between these lines of the page is replaced
+BEGIN, END = "<!-- drills: begin -->", "<!-- drills: end -->"
+_HEAD = [
+    "",
+    "hit",
+    "lost",
+    "doubled",
+    "stuck",
+    "begun needlessly",
+    "recovered after, median s",
+    "worst s",
+]
+
+
+def text(systems: Sequence[System], found: Mapping[str, Outcome], plan: Plan, machine: str) -> str:
+    """Markdown."""
+    rows = [_HEAD, *(_row(name, outcome) for name, outcome in found.items())]
+    told = [["", "set for the drill", "notices a dead worker by default after"]]
+    told += [[system.name, system.settings, system.default] for system in systems]
+    said = (
+        f"{plan.jobs} jobs of {plan.seconds:g} s over {plan.workers} workers that run one at a time; "
+        f"{plan.kills} times a worker in the middle of a job is killed with all its processes, and another "
+        f"is started; one is spared, and can take over. {machine}"
+    )
+    return "\n\n".join([said, table(rows), table(told)])
+
+
+def write(text: str) -> None:
+    """Put the table into the page."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def _row(name: str, outcome: Outcome) -> list[str]:
+    counts = (outcome.hit, outcome.lost, outcome.doubled, outcome.stuck, outcome.again)
+    times = (outcome.median, outcome.worst)
+    return [name, *map(str, counts), *("" if time is None else f"{time:.1f}" for time in times)]
