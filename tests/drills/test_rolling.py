@@ -1,0 +1,47 @@
+"""A rolling restart of every worker under load: nothing is lost, and nothing is computed again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.database import Database
+from shared.events import Events
+from shared.jobs.store import JobStore
+from tests.drills.audit import audit, unfinished
+from tests.drills.clients import Clients, orders
+from tests.drills.stage import stage
+from tests.servers import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_a_rolling_restart_under_load_loses_and_repeats_nothing(tmp_path: Path, dialect: str) -> None:
+    todo = [order for order in orders(100, seed=5) if order.endings == {"succeeded"}]
+    with stage(tmp_path, dialect) as up:
+        database, events = Database(up.settings.database_url), Events(up.settings.redis_url)
+        clients = Clients(up.url, todo, seconds=10.0)
+        for number, leaver in enumerate(list(up.workers)):
+            up.workers.remove(leaver)
+            up.start_worker()
+            up.workers[-1].wait_for_line("ready", 120)
+            leaver.process.send_signal(signal.SIGTERM)
+            if number == 0:  # one of them is in a hurry
+                time.sleep(0.2)
+                leaver.process.send_signal(signal.SIGTERM)
+            assert leaver.wait(60) == 0, leaver.said()
+        clients.wait(120)
+        wait_until(lambda: unfinished(database) == 0, 120, what="all jobs to end")
+        found = audit(up.settings, todo, clients.acknowledged)
+        assert not found and not clients.odd, (found, clients.odd)
+        for (job_id,) in clients.acknowledged.values():
+            job = JobStore(database).get(job_id)
+            assert job.attempts == 1, f"{job_id} took {job.attempts} attempts"
+            drawn = [one.data["step"] for one in events.read(job_id) if one.data.get("stage") == "draw"]
+            assert drawn == sorted(drawn), f"{job_id} repeated steps: {drawn}"
+        database.dispose()
+        events.close()
