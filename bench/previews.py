@@ -10,6 +10,7 @@ in a worker. Rounds with and without alternate, so that what else the machine do
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -29,6 +30,8 @@ from worker.kiln.devices import find_device, memory_budget
 from worker.kiln.firing import Firing, Order, Preview
 from worker.kiln.kiln import Kiln
 
+#: each job writes its checkpoints into a folder of its own
+_attempts = itertools.count()
 #: the least that one round may take, in seconds: in less, hardly a second preview is due
 _ROUND = 3.0
 
@@ -66,7 +69,7 @@ def subjects(folder: Path) -> Iterator[Subject]:
     )
 
 
-def one_round(kiln: Kiln, subject: Subject, jobs: int, steps: int, *, previews: bool) -> Round:
+def one_round(kiln: Kiln, subject: Subject, jobs: int, steps: int, scratch: Path, *, previews: bool) -> Round:
     """All jobs at once, each read by a thread of its own; repeated until the round is long enough."""
     engine, shown, ended = DiffusionEngine(), 0, 0
 
@@ -96,7 +99,7 @@ def one_round(kiln: Kiln, subject: Subject, jobs: int, steps: int, *, previews: 
             model_key=subject.model.id,
             folder=subject.folder,
             engine=engine,
-            scratch=Path(tempfile.gettempdir()) / "unused",
+            scratch=scratch / str(next(_attempts)),
         )
 
     began = time.perf_counter()
@@ -121,9 +124,13 @@ def main() -> None:
     print(f"{'model':16} {'without':>10} {'with':>10} {'ratio':>7} {'previews a second and job':>26}")
     with tempfile.TemporaryDirectory() as folder:
         for subject in subjects(Path(folder)):
-            one_round(kiln, subject, 1, given.steps, previews=True)  # loads, and fits the matrix
+            scratch = Path(folder) / "scratch"
+            one_round(kiln, subject, 1, given.steps, scratch, previews=True)  # loads, and fits the matrix
             pairs = [
-                [one_round(kiln, subject, given.jobs, given.steps, previews=on) for on in (False, True)]
+                [
+                    one_round(kiln, subject, given.jobs, given.steps, scratch, previews=on)
+                    for on in (False, True)
+                ]
                 for _ in range(given.rounds)
             ]
             off, on = (statistics.median(pair[i].jobs_per_second for pair in pairs) for i in (0, 1))
