@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from api import openapi, problems
 from api.metrics import Metrics
 from api.operations import Group, Operation, route
-from api.routes import files, groups, health, jobs, models, outputs, webhooks, workers
+from api.routes import files, groups, health, jobs, letters, models, outputs, webhooks, workers
 from api.services import Services
 from shared.settings import Settings
 
@@ -18,6 +18,7 @@ VERSION = "0.1.0"
 
 GROUPS: tuple[Group, ...] = (
     jobs.group,
+    letters.group,
     groups.group,
     files.group,
     outputs.group,

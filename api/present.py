@@ -10,6 +10,7 @@ from flask import Response
 
 from shared.catalog.models import Model
 from shared.catalog.references import with_references
+from shared.jobs.attempts import Attempt
 from shared.jobs.files import FileRecord
 from shared.jobs.outbox import Delivery
 from shared.jobs.present import time
@@ -36,6 +37,20 @@ def file(record: FileRecord) -> dict[str, Any]:
         "media_type": record.media_type,
         "sha256": record.sha256,
     }
+
+
+def attempt(record: Attempt, *, secret: bool) -> dict[str, Any]:
+    """``secret``: with the traceback."""
+    shown = {
+        "attempt": record.attempt,
+        "worker": record.worker,
+        "host": record.host,
+        "started_at": time(record.started_at),
+        "ended_at": time(record.ended_at),
+        "how": record.how,
+        "error": record.error,
+    }
+    return {**shown, "traceback": record.traceback} if secret else shown
 
 
 def delivery(record: Delivery) -> dict[str, Any]:

@@ -23,6 +23,17 @@ _YEAR, _WEEK = 366 * 86_400, 7 * 86_400
 NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^\u0000-\u001f/]+$"}
 
 
+#: of pages of jobs
+SHORT: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
+PAGE: Schema = {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
+CURSOR: Schema = {
+    "type": "string",
+    "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}$",
+    "description": "`next_cursor` of the page before.",
+    "x-expects": "the next_cursor of an earlier page",
+}
+
+
 def _or_null(schema: Schema) -> Schema:
     if isinstance(schema.get("type"), str):
         return {**schema, "type": [schema["type"], "null"]}
@@ -240,6 +251,41 @@ JOB: Schema = record(
 JOBS: Schema = listing(JOB, next_cursor=_or_null(_TEXT))
 ACCEPTED: Schema = record("The jobs, in the order given.", jobs={"type": "array", "items": JOB})
 
+_ATTEMPT: Schema = record(
+    "An attempt that has ended other than well.",
+    attempt={"type": "integer", "minimum": 1, "description": "Grows from one attempt of a job to the next."},
+    worker=_or_null(_TEXT),
+    host=_or_null(_TEXT),
+    started_at=_or_null(_TIME),
+    ended_at=_TIME,
+    how={
+        "enum": ["failed", "canceled", "handed-back", "worker-lost"],
+        "description": "One that was handed back does not count against `max_attempts`.",
+    },
+    error=_or_null(ERROR),
+)
+_ATTEMPT = {
+    **_ATTEMPT,
+    "properties": {
+        **_ATTEMPT["properties"],
+        "traceback": {**_or_null(_TEXT), "description": "For keys with the scope `admin` alone."},
+    },
+}
+ATTEMPTS: Schema = listing(_ATTEMPT)
+LETTER: Schema = record(
+    "A job that has failed for good.",
+    job=JOB,
+    retried_as={**_or_null(_TEXT), "description": "The job that tries it again, the last one of several."},
+    attempts={"type": "array", "items": _ATTEMPT},
+)
+LETTERS: Schema = listing(LETTER, next_cursor=_or_null(_TEXT))
+RETRIED: Schema = record(
+    "What became of dead letters that were to be tried again.",
+    retried={"type": "array", "items": record("A letter and its retry.", job=_TEXT, retried_as=_TEXT)},
+    skipped={"type": "array", "items": record("Why a letter was left alone.", job=_TEXT, detail=_TEXT)},
+    next_cursor=_or_null(_TEXT),
+)
+
 COUNTS: Schema = record(
     "A group of jobs.", group=_TEXT, counts={"type": "object", "additionalProperties": _COUNT}
 )
@@ -363,6 +409,10 @@ NAMED: Mapping[str, Schema] = {
     "Submissions": SUBMISSIONS,
     "Job": JOB,
     "JobList": JOBS,
+    "AttemptList": ATTEMPTS,
+    "DeadLetter": LETTER,
+    "DeadLetterList": LETTERS,
+    "DeadLettersRetried": RETRIED,
     "Output": OUTPUT,
     "Waiting": WAITING,
     "JobError": ERROR,

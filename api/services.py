@@ -14,10 +14,12 @@ from shared.database import Database
 from shared.errors import QanvasError
 from shared.events import Events
 from shared.following import Follower
+from shared.jobs.attempts import Attempts
 from shared.jobs.batching import Combiner
 from shared.jobs.files import FileStore
 from shared.jobs.keys import KeyStore
 from shared.jobs.leases import Leases
+from shared.jobs.letters import DeadLetters
 from shared.jobs.outbox import Outbox
 from shared.jobs.records import Job, NewJob, Submitted, Worker
 from shared.jobs.states import Status
@@ -51,6 +53,8 @@ class Services:
         self.settings = settings
         self.database = Database(settings.database_url)
         self.jobs = JobStore(self.database, dict(settings.tenant_weights))
+        self.attempts = Attempts(self.database)
+        self.letters = DeadLetters(self.database)
         self.files = FileStore(self.database)
         self.keys = KeyStore(self.database)
         self.tenants = Tenants(self.database, settings)

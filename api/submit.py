@@ -73,10 +73,10 @@ def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, An
     return made
 
 
-def retry(services: Services, tenant: str, job_id: str) -> Job:
-    """A new job like an ended one. Raises NotFound, InvalidTransition, OverLimit."""
+def retry(services: Services, tenant: str, job_id: str, *, once: bool = False) -> Job:
+    """A new job like an ended one; ``once``: only the first time. Raises NotFound, Conflict, OverLimit."""
     services.limits.submission(auth.caller())
-    job = services.jobs.retry(job_id, tenant=tenant, limits=services.waiting_limits([tenant]))
+    job = services.jobs.retry(job_id, tenant=tenant, limits=services.waiting_limits([tenant]), once=once)
     _announce(services, [job])
     return job
 
@@ -120,7 +120,7 @@ def _new(
         priority=int(body.get("priority", 5)),
         max_attempts=int(body.get("max_attempts", services.settings.max_attempts)),
         timeout=body.get("timeout"),
-        run_at=_time(body.get("run_at"), "/run_at"),
+        run_at=when(body.get("run_at"), "/run_at"),
         expires_in=body.get("expires_in"),
         depends_on=_depends_on(services, tenant, body.get("depends_on", ()), inputs.take_needs()),
         group=body.get("group"),
@@ -152,7 +152,8 @@ def _depends_on(
     return needed
 
 
-def _time(text: str | None, pointer: str) -> float | None:
+def when(text: str | None, pointer: str) -> float | None:
+    """A time in seconds since 1970; None for none. Raises InvalidInput."""
     if text is None:
         return None
     try:

@@ -59,6 +59,23 @@ class Client:
     def jobs(self, **query: str | int | None) -> dict[str, Any]:
         return self._call("GET", "/v1/jobs", params={k: v for k, v in query.items() if v is not None})
 
+    def retry(self, job_id: str) -> dict[str, Any]:
+        return self._call("POST", f"/v1/jobs/{job_id}/retry")
+
+    def dead_letters(self, **query: str | int | None) -> dict[str, Any]:
+        known = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", "/v1/dead-letters", params=known)
+
+    def retry_dead_letters(self, which: dict[str, str]) -> Iterator[dict[str, Any]]:
+        """Try all that fit again; each answer as it comes."""
+        more: dict[str, str] = {}
+        while True:
+            answer = self._call("POST", "/v1/dead-letters/retry", json={**which, **more})
+            yield answer
+            if answer["next_cursor"] is None:
+                return
+            more = {"cursor": answer["next_cursor"]}
+
     def upload(self, path: Path, *, purpose: str) -> str:
         """Send a file and return its id. The file is streamed, however large."""
         with path.open("rb") as source:

@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from cli.commands import client, demo, keys, programs, tenants, train, up
+from cli.commands import client, dead, demo, keys, programs, tenants, train, up
 from cli.progress import Unsuccessful
 from cli.signals import Stopped
 from shared.errors import QanvasError
@@ -30,6 +30,7 @@ for command in (
     client.submit,
     client.jobs,
     client.models,
+    dead.dead,
     train.train,
     keys.keys,
     tenants.tenants,

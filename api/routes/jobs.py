@@ -27,12 +27,11 @@ from shared.jobs.states import Status
 
 group = Group("jobs")
 
-_PAGE = {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
-_SHORT = {"type": "string", "minLength": 1, "maxLength": 200}
 _TYPES = ("status", "progress", "preview", "token", "output", "done")
 
 
-def _job(call: Call, id: str) -> Job:
+def own_job(call: Call, id: str) -> Job:
+    """The job, if it is the caller's. Raises NotFound."""
     if not is_id("job", id):
         raise NotFound("job", id[:100])
     return call.services.jobs.get(id, tenant=call.tenant)
@@ -97,16 +96,11 @@ def submit_jobs(call: Call) -> Response:
     summary="List jobs, newest first",
     query={
         "status": {"type": "string", "enum": [status.value for status in Status]},
-        "task": _SHORT,
-        "model": _SHORT,
-        "group": _SHORT,
-        "limit": _PAGE,
-        "cursor": {
-            "type": "string",
-            "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}$",
-            "description": "`next_cursor` of the page before.",
-            "x-expects": "the next_cursor of an earlier page",
-        },
+        "task": schemas.SHORT,
+        "model": schemas.SHORT,
+        "group": schemas.SHORT,
+        "limit": schemas.PAGE,
+        "cursor": schemas.CURSOR,
     },
     answers={200: Answer("One page.", schemas.JOBS)},
 )
@@ -144,7 +138,7 @@ def list_jobs(call: Call) -> Response:
     },
 )
 def get_job(call: Call, id: str) -> Response:
-    job = until_terminal(call.services, _job(call, id), call.query["wait"])
+    job = until_terminal(call.services, own_job(call, id), call.query["wait"])
     response = answer(present_job(call.services, job))
     response.add_etag()
     response.headers["Cache-Control"] = "private, no-cache"
@@ -165,7 +159,7 @@ def get_job(call: Call, id: str) -> Response:
 )
 def follow_job(call: Call, id: str) -> Response:
     after = stream.position(call.request.headers.get("Last-Event-ID"))
-    job = _job(call, id)
+    job = own_job(call, id)
     if stream.is_over(job, after):
         return Response(status=204)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -189,7 +183,7 @@ def follow_job(call: Call, id: str) -> Response:
     answers={200: Answer("What there is so far.", media_type="image/png")},
 )
 def get_preview(call: Call, id: str) -> Response:
-    job = _job(call, id)
+    job = own_job(call, id)
     if (image := call.services.events.preview(job.id)) is None:
         raise NotFound("preview of job", id)
     return Response(image, mimetype="image/png", headers={"Cache-Control": "private, no-store"})
@@ -218,7 +212,7 @@ def cancel_job(call: Call, id: str) -> Response:
     answers={201: Answer("The new job.", schemas.JOB, headers={"Location": "The new job's URL."})},
 )
 def retry_job(call: Call, id: str) -> Response:
-    job = retry(call.services, call.tenant, _job(call, id).id)
+    job = retry(call.services, call.tenant, own_job(call, id).id)
     return answer(present_job(call.services, job), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 

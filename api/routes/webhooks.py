@@ -6,6 +6,7 @@ from flask import Response
 
 from api import present, schemas
 from api.operations import Answer, Call, Group
+from api.routes.jobs import own_job
 from shared.errors import NotFound
 from shared.ids import is_id
 
@@ -22,9 +23,7 @@ _MOST = 500
     answers={200: Answer("Each with its tries and what the receiver said last.", schemas.DELIVERIES)},
 )
 def list_webhooks(call: Call, id: str) -> Response:
-    if not is_id("job", id):
-        raise NotFound("job", id[:100])
-    job = call.services.jobs.get(id, tenant=call.tenant)
+    job = own_job(call, id)
     found = call.services.outbox.of_job(job.id, limit=_MOST)
     return present.answer({"data": [present.delivery(one) for one in found]})
 

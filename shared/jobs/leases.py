@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from shared.database import Database
 from shared.errors import LeaseLost
 from shared.ids import new_id
-from shared.jobs import claims, outbox, transitions
+from shared.jobs import attempts, claims, outbox, transitions
 from shared.jobs.backoff import Backoff
 from shared.jobs.records import (
     Ending,
@@ -37,6 +37,11 @@ from shared.jobs.tables import jobs, locks, models, outputs, ready, status_in, w
 _WAKE = 1000
 
 _CANCELED = {"type": "canceled", "message": "canceled while it ran", "retryable": False}
+_HOW: Mapping[type[Ending], attempts.How] = {
+    Failed: "failed",
+    StoppedOnRequest: "canceled",
+    HandedBack: "handed-back",
+}
 
 
 class Leases:
@@ -142,7 +147,7 @@ class Leases:
     def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:
         """Take the attempt out of ``running``; None when it was not this worker's any more."""
         step, values = _step_of(finish.ending)
-        if step in ("back-off", "hand-back"):
+        if not isinstance(finish.ending, Succeeded):
             held = sa.select(jobs).where(
                 jobs.c.id == finish.job_id, jobs.c.attempt == finish.attempt, status_in(Status.RUNNING)
             )
@@ -150,10 +155,19 @@ class Leases:
                 return None
             if step == "hand-back":
                 values["attempts"] = row.attempts - 1
-            elif row.attempts < row.max_attempts and row.cancel_requested_at is None:
-                values["due_at"] = now + self._backoff.delay(row.attempts)
-            else:
-                step = "fail"
+            elif step == "back-off":
+                if row.attempts < row.max_attempts and row.cancel_requested_at is None:
+                    values["due_at"] = now + self._backoff.delay(row.attempts)
+                else:
+                    step = "fail"
+            attempts.note(
+                connection,
+                row,
+                _HOW[type(finish.ending)],
+                now=now,
+                error=values.get("error"),
+                traceback=values.get("traceback"),
+            )
         return transitions.apply_to_one(
             connection, step, finish.job_id, now=now, fence=finish.attempt, **values
         )
@@ -194,7 +208,9 @@ class Leases:
                 back = transitions.apply_to_one(
                     connection, "hand-back", row.id, now=now, fence=row.attempt, attempts=row.attempts - 1
                 )
-                moved += [] if back is None else [transitions.record(back)]
+                if back is not None:
+                    attempts.note(connection, row, "handed-back", now=now)
+                    moved.append(transitions.record(back))
         return moved
 
     def _lost(self, connection: Connection, row: Row[Any], now: float) -> list[Job]:
@@ -205,14 +221,17 @@ class Leases:
             f"of {row.max_attempts}",
             "retryable": True,
         }
+        how: attempts.How = "worker-lost"
         if row.cancel_requested_at is not None:
-            step, error = "stop", _CANCELED
+            step, error, how = "stop", _CANCELED, "canceled"
         elif row.attempts >= row.max_attempts:
             step, error = "fail", lost
         else:
             step, error = "try-again", lost
         this = jobs.c.id == row.id
         moved = transitions.apply(connection, step, this, now=now, fence=row.attempt, error=error)
+        if moved:
+            attempts.note(connection, row, how, now=now, error=error)
         return list(map(transitions.record, moved))
 
     def wake_due(self) -> list[Job]:

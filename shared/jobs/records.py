@@ -111,6 +111,8 @@ class Job:
     queued_at: float | None
     started_at: float | None
     finished_at: float | None
+    #: the job that tries this one again, the last one where there are several
+    retried_as: str | None = None
     webhook: Webhook | None = None
     outputs: tuple[Output, ...] = ()
 

@@ -22,7 +22,7 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import dependencies, outbox, positions, transitions
+from shared.jobs import again, dependencies, outbox, positions, transitions
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
@@ -52,24 +52,32 @@ class JobStore:
         ``together``: the jobs, of one tenant and without such keys, are all made or none; raises OverLimit.
         """
         with self._database.write() as connection:
-            now = self._database.now(connection)
-            rows = [_row(job, now) for job in new]
-            room = Room(self._database, connection, limits, (job.tenant for job in new))
-            if together and (refusal := room.take(new[0].tenant, len(new))) is not None:
-                raise refusal
-            waits = dependencies.hold(self._database, connection, rows)
-            if any(job.idempotency_key is not None for job in new):
-                results = self._insert_keyed(connection, rows, room)
-            else:
-                refusals = [None if together else room.take(job.tenant) for job in new]
-                if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
-                    self._tag(connection, made)
-                    connection.execute(sa.insert(jobs), made)
-                    note_inputs(connection, made)
-                results = [
-                    refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)
-                ]
-            return _entered(connection, waits, rows, results, now)
+            return self._submit(connection, new, limits, together=together)
+
+    def _submit(
+        self,
+        connection: Connection,
+        new: Sequence[NewJob],
+        limits: Mapping[str, int],
+        *,
+        together: bool = False,
+    ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
+        now = self._database.now(connection)
+        rows = [_row(job, now) for job in new]
+        room = Room(self._database, connection, limits, (job.tenant for job in new))
+        if together and (refusal := room.take(new[0].tenant, len(new))) is not None:
+            raise refusal
+        waits = dependencies.hold(self._database, connection, rows)
+        if any(job.idempotency_key is not None for job in new):
+            results = self._insert_keyed(connection, rows, room)
+        else:
+            refusals = [None if together else room.take(job.tenant) for job in new]
+            if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
+                self._tag(connection, made)
+                connection.execute(sa.insert(jobs), made)
+                note_inputs(connection, made)
+            results = [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
+        return _entered(connection, waits, rows, results, now)
 
     def _tag(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Give those that are queued now their places."""
@@ -201,31 +209,32 @@ class JobStore:
         with self._database.read() as connection:
             return dict(iter(connection.execute(query)))
 
-    def retry(self, job_id: str, *, tenant: str | None = None, limits: Mapping[str, int] = _NO_LIMITS) -> Job:
-        """A new job like this ended one; ``limits`` as in ``submit``.
+    def retry(
+        self,
+        job_id: str,
+        *,
+        tenant: str | None = None,
+        limits: Mapping[str, int] = _NO_LIMITS,
+        once: bool = False,
+    ) -> Job:
+        """A new job like this ended one; ``limits`` as in ``submit``. ``once``: only the first time.
 
-        Raises NotFound, OverLimit, and InvalidTransition while it has not ended."""
-        old = self.get(job_id, tenant=tenant)
-        if not old.is_terminal:
-            raise InvalidTransition(job_id, old.status, "retried before it has ended")
-        new = NewJob(
-            tenant=old.tenant,
-            task=old.task,
-            model=old.model,
-            queue=old.queue,
-            input=old.input,
-            priority=old.priority,
-            max_attempts=old.max_attempts,
-            timeout=old.timeout,
-            depends_on=old.depends_on,
-            group=old.group,
-            metadata={**old.metadata, "retry_of": old.id},
-            webhook=old.webhook,
-        )
-        [submitted] = self.submit([new], limits=limits)
-        if isinstance(submitted, QanvasError):
-            raise submitted
-        return submitted.job
+        Raises NotFound, OverLimit, InvalidTransition while it has not ended, and Conflict where it depends on
+        a job that has to be retried first, or where it was retried already and is not to be again."""
+        with self._database.write() as connection:
+            old = transitions.record(_one(connection, job_id, tenant))
+            if not old.is_terminal:
+                raise InvalidTransition(job_id, old.status, "retried before it has ended")
+            [submitted] = self._submit(connection, [again.like(connection, old)], limits)
+            if isinstance(submitted, QanvasError):
+                raise submitted
+            mark = sa.update(jobs).where(jobs.c.id == job_id).values(retried_as=submitted.job.id)
+            if once:  # whoever else retries it is waited for here, and what was made above is taken back
+                mark = mark.where(jobs.c.retried_as.is_(None))
+            if connection.execute(mark).rowcount:
+                return submitted.job
+            by = _one(connection, job_id, tenant).retried_as
+            raise Conflict(f"job {job_id} was retried already, as {by}")
 
     def delete(self, job_id: str, *, tenant: str | None = None) -> Sequence[str]:
         """Forget an ended job; returns the storage keys of its outputs and of what was made of its ``data:``

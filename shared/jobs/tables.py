@@ -54,6 +54,8 @@ jobs = sa.Table(
     sa.Column("due_at", sa.Double),
     sa.Column("depends_on", _Json),
     sa.Column("waits_for", sa.Integer, nullable=False, server_default="0"),
+    # the job that tries this one again, the last one where there are several
+    sa.Column("retried_as", _Id),
     sa.Column("awaited", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("expires_at", sa.Double),
     sa.Column("queued_at", sa.Double),
@@ -102,6 +104,8 @@ sa.Index(
     postgresql_where=_waiting_with_expiry,
 )
 sa.Index("ix_jobs_unsettled", jobs.c.id, sqlite_where=unsettled, postgresql_where=unsettled)
+_dead = status_in(Status.FAILED)
+sa.Index("ix_jobs_dead", jobs.c.tenant, jobs.c.id, sqlite_where=_dead, postgresql_where=_dead)
 sa.Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.id)
 _waiting = status_in(Status.QUEUED, Status.SCHEDULED)
 sa.Index("ix_jobs_waiting", jobs.c.tenant, sqlite_where=_waiting, postgresql_where=_waiting)
@@ -122,6 +126,21 @@ sa.Index(
     unique=True,
     sqlite_where=_keyed,
     postgresql_where=_keyed,
+)
+
+#: one row for each attempt that has ended other than well
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("job_id", _Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("worker", _Id),
+    sa.Column("host", _Name),
+    sa.Column("started_at", sa.Double),
+    sa.Column("ended_at", sa.Double, nullable=False),
+    sa.Column("how", sa.String(16), nullable=False),
+    sa.Column("error", _Json),
+    sa.Column("traceback", sa.Text),
 )
 
 #: one row for each job that another depends on; ``met``: it has ended, and the other has heard of it

@@ -197,6 +197,7 @@ def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
         depends_on=tuple(row.depends_on or ()),
         waits_for=row.waits_for,
         awaited=row.awaited,
+        retried_as=row.retried_as,
         expires_at=row.expires_at,
         queued_at=row.queued_at,
         started_at=row.started_at,

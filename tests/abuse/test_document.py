@@ -16,10 +16,12 @@ from shared.jobs.keys import KeyStore
 from shared.settings import Settings
 from tests.servers import Qanvas, free_port, wait_until
 
-#: A document cannot say which models, tasks, files and events there are, or how long a file is.
+#: A document cannot say which models, tasks, files and events there are, which times are, or how long a file
+#: is.
 _CONFIGURATION = """
 [[operations]]
-include-operation-id = ["submit_job", "submit_jobs", "upload_file", "follow_job"]
+include-operation-id = ["submit_job", "submit_jobs", "upload_file", "follow_job",
+  "list_dead_letters", "retry_dead_letters"]
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429]
 

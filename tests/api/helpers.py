@@ -15,7 +15,7 @@ from api.app import operations
 from api.operations import Operation
 from api.schemas import PROBLEM
 from api.services import Services
-from shared.jobs.records import Finish, NewOutput, Succeeded, Worker
+from shared.jobs.records import Failed, Finish, NewOutput, Succeeded, Worker
 
 _PROBLEM = Draft202012Validator(dict(PROBLEM), validate_formats=True)
 
@@ -106,6 +106,11 @@ class Hand:
     def claim(self) -> Any:
         [job] = self.services.leases.claim(self.worker.id, self.queue)
         return job
+
+    def fail(self, job: Any, message: str = "broke", **how: Any) -> Any:
+        failure = Failed(**{"type": "internal", "message": message, **how})
+        self.services.leases.finish([Finish(job.id, job.attempt, failure)])
+        return self.services.jobs.get(job.id)
 
     def succeed(self, job: Any, content: bytes = b"", media_type: str = "image/png", **ending: Any) -> Any:
         outputs: tuple[NewOutput, ...] = ()

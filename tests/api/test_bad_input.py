@@ -152,6 +152,7 @@ def test_an_unknown_id_is_not_found(api: Api, id: str) -> None:
         ("GET", f"/v1/jobs/{id}/preview"),
         ("POST", f"/v1/jobs/{id}/cancel"),
         ("POST", f"/v1/jobs/{id}/retry"),
+        ("GET", f"/v1/jobs/{id}/attempts"),
         ("DELETE", f"/v1/jobs/{id}"),
         ("GET", f"/v1/outputs/{id}"),
         ("GET", f"/v1/files/{id}"),

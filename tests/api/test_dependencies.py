@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.records import Failed, Finish
 from tests.api.helpers import Api, Hand, faults, jobs_there, png
 from tests.servers import wait_until
 
@@ -103,7 +102,7 @@ def test_what_others_depend_on_is_not_deleted_before_they_have_ended(hand: Hand,
     first = api.submit()
     second = api.submit(depends_on=[first["id"]])
     job = hand.claim()
-    hand.services.leases.finish([Finish(job.id, job.attempt, Failed(type="internal", message="broke"))])
+    hand.fail(job)
     answer = api.delete(first["urls"]["self"])
     assert answer.status_code == 409 and "depends on it" in answer.text
     hand.services.aftermath.settle()

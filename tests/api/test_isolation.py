@@ -27,6 +27,7 @@ _OF_ALL = {
     "docs",
     "get_webhook_secret",
     "healthz",
+    "list_dead_letters",
     "list_files",
     "list_jobs",
     "list_models",
@@ -35,6 +36,7 @@ _OF_ALL = {
     "metrics",
     "openapi_document",
     "readyz",
+    "retry_dead_letters",
     "submit_job",
     "submit_jobs",
     "upload_file",
@@ -146,6 +148,19 @@ def test_lists_show_a_tenant_its_own(
     assert "secret-model" not in models and "fake" in models
     mine = {model["id"] for model in api.get("/v1/models", headers=theirs.headers).json["data"]}
     assert mine == models | {"secret-model"}
+
+
+def test_dead_letters_are_listed_and_retried_by_their_tenant_alone(
+    theirs: Possessions, hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    hand.fail(services.jobs.get(theirs.jobs[1]))
+    for headers in (key("bob", "submit", "read"), key("bob", "admin")):
+        assert api.get("/v1/dead-letters", headers=headers).json["data"] == []
+        answer = api.post("/v1/dead-letters/retry", {}, headers=headers).json
+        assert answer == {"retried": [], "skipped": [], "next_cursor": None}
+    assert [one["job"]["id"] for one in api.get("/v1/dead-letters", headers=theirs.headers).json["data"]] == [
+        theirs.jobs[1]
+    ]
 
 
 def test_a_worker_shows_a_tenant_its_own_jobs_and_an_admin_all(

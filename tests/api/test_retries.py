@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from shared.jobs.records import Failed, Finish
 from tests.api.helpers import Api, Hand
 
 
 def test_a_job_that_waits_for_its_next_attempt_says_until_when(hand: Hand, api: Api) -> None:
     path = api.submit()["urls"]["self"]
     job = hand.claim()
-    failure = Failed(type="out-of-memory", message="too big", retryable=True)
-    hand.services.leases.finish([Finish(job.id, job.attempt, failure)])
+    hand.fail(job, type="out-of-memory", retryable=True)
     shown = api.get(path).json
     assert (shown["status"], shown["attempts"], shown["error"]) == ("queued", 1, None)
     due_at = shown["waiting"].pop("due_at")

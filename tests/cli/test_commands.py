@@ -116,6 +116,7 @@ def test_an_address_that_is_none_is_said_to_be_none() -> None:
 
 def test_wrong_usage_has_an_exit_status_of_its_own() -> None:
     assert run("submit").returncode == 2
+    assert run("dead", "retry").returncode == run("dead", "retry", "job_1", "--all").returncode == 2
     assert run("up", "--port", "70000").returncode == 2
     assert run("worker", "--slots", "0").returncode == 2
 
@@ -124,7 +125,7 @@ def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
     found = set(re.findall(r"^  ([a-z]+) {2,}", done.stdout, re.MULTILINE))
-    commands = "api demo jobs keys migrate models submit tenants train up worker"
+    commands = "api dead demo jobs keys migrate models submit tenants train up worker"
     assert found == set(commands.split())
 
 

@@ -73,6 +73,20 @@ def test_a_job_that_fails_says_why_and_has_an_exit_status_of_its_own(run: Callab
     assert "Traceback" not in done.said()
 
 
+def test_dead_letters_are_listed_and_retried_once(run: Callable[..., Qanvas]) -> None:
+    submitted = run("submit", "fake", "prompt=x", "steps=3", "fail_at_step=1", "--wait")
+    assert submitted.process.returncode == 3
+    [letter, *_] = json.loads(run("dead", "list", "--model", "fake", "--json").output())["data"]
+    old = letter["job"]["id"]
+    assert [one["how"] for one in letter["attempts"]][-1] == "failed"
+    assert old in run("dead", "list").output()
+    retried = dict(line.split() for line in run("dead", "retry", "--model", "fake").output().splitlines())
+    assert old in retried
+    assert old not in run("dead", "retry", "--model", "fake").output()
+    shown = json.loads(run("jobs", retried[old]).output())
+    assert shown["metadata"] == {"retry_of": old}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
