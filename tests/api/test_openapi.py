@@ -31,6 +31,13 @@ def test_every_route_is_declared(app: Flask, document: Any) -> None:
     assert routed - declared == {("/", "get")} and declared <= routed
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/bulk", "/v1/jobs/job_x", "/v1/dead-letters/retry"])
+def test_a_path_allows_the_methods_that_are_published_for_it(path: str, app: Flask, document: Any) -> None:
+    published = {verb.upper() for verb in document["paths"][path.replace("job_x", "{id}")]}
+    allowed = {method.strip() for method in app.test_client().options(path).headers["Allow"].split(",")}
+    assert allowed - {"HEAD", "OPTIONS"} == published
+
+
 def test_every_schema_compiles_and_every_reference_leads_somewhere(document: Any) -> None:
     named = document["components"]["schemas"]
 
