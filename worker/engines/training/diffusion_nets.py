@@ -134,7 +134,9 @@ def token_ids(tokens: Net, captions: Iterable[str]) -> Tensor:
 
 
 def saved_autoencoder(folder: Path) -> Net:
-    return _diffusers.AutoencoderTiny.from_pretrained(folder)
+    net = _diffusers.AutoencoderTiny.from_pretrained(folder)
+    net.register_to_config(_name_or_path="")  # where this worker had it is nobody's business
+    return net
 
 
 def saved_tokenizer(folder: Path) -> Net:
