@@ -11,6 +11,7 @@ from api.estimates import seconds_until_start
 from api.services import Services
 from shared.jobs.records import Worker
 from tests.api.helpers import Api, Hand
+from tests.servers import wait_until
 from worker.pace import Pace
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -74,19 +75,27 @@ def test_a_waiting_job_is_told_its_place_among_tenants_and_when_it_starts(
     services.leases.heartbeat(busy)
     first, second = api.submit(), api.submit()
     assert [job["waiting"]["position"] for job in (first, second)] == [0, 1]
-    found = [api.get(job["urls"]["self"]).json["waiting"] for job in (first, second)]  # type: ignore[index]
+
+    def told() -> list[Any]:
+        return [api.get(job["urls"]["self"]).json["waiting"] for job in (first, second)]  # type: ignore[index]
+
     expected = {"reason": "behind-others", "position": 1, "estimate": 5.0}
-    assert found == [{**expected, "position": 0, "estimate": 2.5}, expected]
+    both = [{**expected, "position": 0, "estimate": 2.5}, expected]
+    wait_until(lambda: told() == both, 10, what="both")  # the list of workers is believed for a second
 
 
 @one_database
 def test_a_claimed_job_says_that_its_model_is_being_loaded(api: Api, hand: Hand, services: Services) -> None:
     job = api.submit()
     hand.claim()
+
+    def told() -> Any:
+        answered = api.get(job["urls"]["self"]).json
+        assert answered is not None and answered["status"] == "running"
+        return answered["waiting"]
+
+    loading = {"reason": "loading-model", "position": None, "estimate": None}
     services.events.publish(job["id"], "progress", {"stage": "load", "step": 0, "total": None})
-    told = api.get(job["urls"]["self"]).json
-    assert told is not None and told["status"] == "running"
-    assert told["waiting"] == {"reason": "loading-model", "position": None, "estimate": None}
+    wait_until(lambda: told() == loading, 10, what="the load to be told")
     services.events.publish(job["id"], "progress", {"stage": "denoise", "step": 1, "total": 2})
-    told = api.get(job["urls"]["self"]).json
-    assert told is not None and told["waiting"] is None
+    wait_until(lambda: told() is None, 10, what="the step to be told")
