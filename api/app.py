@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask, Response, redirect, request
+from flask import Flask, redirect
 from flask.typing import ResponseReturnValue
 
 from api import openapi, problems
@@ -29,17 +29,6 @@ GROUPS: tuple[Group, ...] = (
 )
 
 
-class _App(Flask):
-    def make_default_options_response(self) -> Response:
-        """Allow what the path itself has: to Flask ``/v1/jobs/bulk`` also has what ``/v1/jobs/{id}`` has."""
-        response = self.response_class()
-        own = request.url_rule
-        for rule in self.url_map.iter_rules():
-            if own is not None and rule.rule == own.rule:
-                response.allow.update(rule.methods or ())
-        return response
-
-
 def operations() -> list[Operation]:
     """Every operation there is."""
     return [operation for group in GROUPS for operation in group.operations]
@@ -52,7 +41,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     are answered with a 503.
     """
     services = Services(settings or Settings.from_env())
-    app = _App("qanvas", static_folder=None, template_folder=None)
+    app = Flask("qanvas", static_folder=None, template_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     app.extensions["qanvas"] = services

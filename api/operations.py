@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Request, Response, request
+from werkzeug.routing import BaseConverter
 
 from api import auth, body
 from api.services import Services
@@ -105,6 +106,8 @@ class Group:
     def operation(self, method: str, path: str, **declared: Any) -> Callable[[Handler], Handler]:
         """Declare the function below as the answer to this operation."""
 
+        declared["query"] = {name: _text(schema) for name, schema in declared.get("query", {}).items()}
+
         def declare(handler: Handler) -> Handler:
             self.operations.append(
                 Operation(method=method, path=path, tag=self.tag, handler=handler, **declared)
@@ -112,6 +115,12 @@ class Group:
             return handler
 
         return declare
+
+
+def _text(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a parameter; free text says that it holds no NUL, which ``body.check_text`` refuses."""
+    free = schema.get("type") == "string" and not schema.keys() & {"enum", "pattern", "format"}
+    return {**schema, "pattern": r"^[^\u0000]*$"} if free else schema
 
 
 def route(app: Flask, services: Services, operation: Operation) -> None:
@@ -131,12 +140,21 @@ def route(app: Flask, services: Services, operation: Operation) -> None:
             schema.check(content)
         return operation.handler(Call(services, request, caller, values, content), **path)
 
+    app.url_map.converters.setdefault("name", _Name)
     app.add_url_rule(
-        operation.path.replace("{", "<").replace("}", ">"),
+        operation.path.replace("{", "<name:").replace("}", ">"),
         endpoint=operation.id,
         view_func=view,
         methods=[operation.method],
     )
+
+
+class _Name(BaseConverter):
+    """A parameter of the path: any segment but the words that are paths of their own beside it, whose methods
+    would be taken for theirs."""
+
+    regex = r"(?!bulk$)[^/]+"
+    part_isolating = True
 
 
 class _Query:

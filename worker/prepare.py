@@ -91,7 +91,7 @@ class Preparer:
             scratch=scratch,
             resume=self._checkpoints.fetch(job.id, scratch / "resume") if job.attempt > 1 else None,
             background=job.queue == TRAINING,
-            apart=bool(job.input.get("exact")),
+            apart=_apart(job),
             timeout=job.timeout,
         )
 
@@ -182,3 +182,12 @@ def _lora(model: Model, name: str, fetch: Fetch) -> Path:
             retryable=False,
         )
     return files[0]
+
+
+def _apart(job: Job) -> str:
+    """Why it shares no call with others; empty where it may.
+
+    A job whose last attempt ended badly may be what kills workers: apart, it takes no other with it."""
+    if job.input.get("exact"):
+        return "exact"
+    return "its last attempt ended badly" if job.attempts > 1 else ""

@@ -319,3 +319,9 @@ def test_a_worker_is_told_at_once_that_its_job_was_canceled(api: Api, hand: Hand
     assert api.post("/v1/groups/g/cancel").status_code == 202
     wait_until(lambda: heard == [id.encode()] * 2, what="word of the group's cancel")
     listener.close()
+
+
+def test_the_path_of_many_jobs_is_no_jobs_path(api: Api) -> None:
+    refused = api.get("/v1/jobs/bulk")
+    assert refused.status_code == 405
+    assert set(refused.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ def left_half() -> PIL.Image.Image:
     mask = PIL.Image.new("L", (SIZE, SIZE), 0)
     mask.paste(255, (0, 0, SIZE // 2, SIZE))
     return mask
+
+
+def _new_folder(below: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=below))
 
 
 def run(loaded: LoadedPipeline, folder: Path, task: str = "text-to-image", **changes: Any) -> list[Image]:
@@ -219,12 +224,12 @@ class TestAdapters:
 
             def boundary(self, progress: Progress | None = None) -> None:
                 super().boundary(progress)
-                run(loaded, tmp_path, loras=wanted[(len(self.progress) + 1) % 3])
+                run(loaded, _new_folder(tmp_path), loras=wanted[(len(self.progress) + 1) % 3])
 
         for mine, expected in zip(wanted, alone, strict=True):
             given = {"prompt": "a red apple", "seed": 3, "steps": 4, "guidance_scale": 4.0, "loras": mine}
             work = Work(job_id="j", task="text-to-image", input={**given, "width": SIZE, "height": SIZE})
-            [image] = DiffusionEngine().run(loaded, work, Interleaved(tmp_path)).outputs
+            [image] = DiffusionEngine().run(loaded, work, Interleaved(_new_folder(tmp_path))).outputs
             assert isinstance(image, Image) and np.array_equal(image.pixels, expected)
 
     def test_the_same_name_twice_adds_up(

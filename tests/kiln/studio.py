@@ -65,7 +65,7 @@ class Studio:
                 folder=folder,
                 engine=engine or self.engine,
                 scratch=self._folder / job_id,
-                apart=bool(given.get("exact")),
+                apart="exact" if given.get("exact") else "",
             ),
             Quiet(),
         )

@@ -69,6 +69,18 @@ def test_a_job_that_kills_every_worker_fails_and_the_others_go_on(shop: Shop) ->
     assert shop.wait(victim).status is Status.SUCCEEDED
 
 
+@one_database
+def test_those_that_compute_with_a_killer_die_with_it_once_and_no_more(shop: Shop) -> None:
+    killer = shop.draw(steps=5, step_seconds=0.1, crash_at_step=2)
+    beside = shop.submit([shop.new(steps=6, step_seconds=0.1, seed=seed) for seed in range(3)])
+    for _ in range(3):
+        shop.worker().process.wait(60)
+    shop.worker()
+    assert shop.wait(killer).attempts == 3
+    for job in shop.wait_all(beside):
+        assert job.status is Status.SUCCEEDED and job.attempts <= 2, job
+
+
 def test_nothing_is_lost_when_valkey_is_flushed_and_restarted_under_load(shop: Shop, valkey: Valkey) -> None:
     processes = [shop.worker(slots=4) for _ in range(2)]
     ids = shop.submit([shop.new(steps=2, step_seconds=0.01, seed=seed) for seed in range(150)])

@@ -45,8 +45,8 @@ class Order:
     resume: Path | None = None
     #: runs beside others instead of before those that come later
     background: bool = False
-    #: computes nothing together with others
-    apart: bool = False
+    #: why it computes nothing together with others; empty where it may
+    apart: str = ""
     #: seconds that the job may run, from its first turn on
     timeout: float | None = None
 
@@ -195,7 +195,7 @@ class JobContext:
 
     def share(self, call: Call) -> Any:
         firing = self._firing
-        firing.call = replace(call, key=None, apart="exact") if firing.order.apart else call
+        firing.call = replace(call, key=None, apart=firing.order.apart) if firing.order.apart else call
         self._hand_back()
         self._shared = True
         answer, firing.call, firing.answer = firing.answer, None, None

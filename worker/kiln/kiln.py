@@ -150,7 +150,7 @@ class Kiln:
             background=order.background,
             stopping=firing.shall_stop is not None,
             begun=firing.thread is not None,
-            apart=order.apart,
+            apart=bool(order.apart),
             waiting=waiting,
         )
 
