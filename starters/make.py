@@ -63,7 +63,6 @@ RECIPES = {
             "text_layers": 3,
             "batch_size": 64,
             "steps": 5400,
-            "minutes": 100,
             "autoencoder_steps": 6500,
             "autoencoder_batch_size": 16,
         },
