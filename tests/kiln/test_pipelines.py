@@ -154,6 +154,7 @@ def test_four_jobs_share_their_forwards_and_come_out_as_alone(zoo: Library, stud
         assert np.abs(pixels[0] - pixels[1]).max() <= PIXELS
 
 
+@pytest.mark.slow
 def test_an_exact_job_is_bitwise_the_run_alone(zoo: Library, studio: Studio) -> None:
     zoo.forwards = 0
     exact = [{"index": index, "exact": True} for index in range(4)]
@@ -165,6 +166,7 @@ def test_an_exact_job_is_bitwise_the_run_alone(zoo: Library, studio: Studio) -> 
         assert np.array_equal(alone["output"], found[index]["output"])
 
 
+@pytest.mark.slow
 def test_a_job_broken_off_goes_on_without_computing_its_steps_again(zoo: Library, tmp_path: Path) -> None:
     if "callback_on_step_end" not in inspect.signature(type(zoo.pipe).__call__).parameters:
         pytest.skip("the library calls nobody back after a step of this pipeline")
