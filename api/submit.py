@@ -143,7 +143,7 @@ def _depends_on(
         for index, job_id in enumerate(given)
         if job_id not in mine
     ]:
-        raise InvalidInput(faults[:20])
+        raise InvalidInput(faults[:_MOST_FAULTS])
     needed = tuple(dict.fromkeys((*given, *read)))
     if len(needed) > MOST:
         raise InvalidInput.at(
