@@ -11,10 +11,10 @@ from typing import Any
 from celery import signals
 from celery.exceptions import SecurityWarning
 
+from shared.jobs.records import TRAINING_QUEUE
 from shared.queue import TICKET, make_celery
 from shared.settings import Settings
 from worker.house import House
-from worker.prepare import TRAINING
 from worker.tickets import TicketWorker
 
 
@@ -42,7 +42,7 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
         sys.stdout.flush()
 
     # training runs beside the slots: see Runner
-    mixed = TRAINING in settings.queues and len(settings.queues) > 1
+    mixed = TRAINING_QUEUE in settings.queues and len(settings.queues) > 1
     worker = TicketWorker(
         app,
         ready=ready,

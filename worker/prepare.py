@@ -30,8 +30,6 @@ from worker.fitting import with_pictures
 from worker.incoming import Incoming
 from worker.kiln.firing import Order
 
-TRAINING = TRAINING_QUEUE
-
 #: brings the files of a model, or of something that belongs to one
 Fetch = Callable[[Model], Path | None]
 #: brings the file that a URL leads to, of a kind, for an input of that name
@@ -90,7 +88,7 @@ class Preparer:
             engine=engine_named(model.engine),
             scratch=scratch,
             resume=self._checkpoints.fetch(job.id, scratch / "resume") if job.attempt > 1 else None,
-            background=job.queue == TRAINING,
+            background=job.queue == TRAINING_QUEUE,
             apart=_apart(job),
             timeout=job.timeout,
         )

@@ -24,7 +24,7 @@ from shared.errors import (
 from shared.events import Events
 from shared.jobs.batching import Combiner
 from shared.jobs.leases import Leases
-from shared.jobs.records import Ending, Failed, Finish, HandedBack, Job, StoppedOnRequest
+from shared.jobs.records import TRAINING_QUEUE, Ending, Failed, Finish, HandedBack, Job, StoppedOnRequest
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.queue import Tickets
@@ -37,7 +37,7 @@ from worker.kiln.firing import Checkpoint, Outcome, Preview
 from worker.kiln.kiln import Kiln
 from worker.lease import LeaseKeeper
 from worker.pace import Pace
-from worker.prepare import TRAINING, Preparer
+from worker.prepare import Preparer
 from worker.results import Results
 from worker.scratch import Scratch
 
@@ -95,7 +95,7 @@ class Runner:
             elif room and (job := self._claims.call(queue)) is not None:
                 with self._pace.measured(queue):
                     self._run(job)
-                if queue == TRAINING:  # tickets that found no room meanwhile are gone
+                if queue == TRAINING_QUEUE:  # tickets that found no room meanwhile are gone
                     self._tickets.send(queue)
 
     def leave(self, grace: float, hurry: threading.Event) -> None:
@@ -103,7 +103,7 @@ class Runner:
         they are handed back with a checkpoint. Training is handed back at once: it would not end in time."""
         self._leaving = True
         for held in self._keeper.held():
-            if held.job.queue == TRAINING:
+            if held.job.queue == TRAINING_QUEUE:
                 held.stop(StopReason.DRAINING)
         hurry.wait(grace)
         for held in self._keeper.held():
@@ -113,7 +113,7 @@ class Runner:
     def _room(self, queue: str) -> Iterator[bool]:
         """Wait for a slot. Training has one of its own, so that it never takes the last one from the others,
         and does not wait for it: False when it is taken."""
-        own = queue == TRAINING
+        own = queue == TRAINING_QUEUE
         seat = self._training if own else self._slots
         if taken := seat.acquire(blocking=not own):
             try:
