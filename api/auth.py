@@ -8,8 +8,8 @@ their ``Origin``; and none of which a browser says that another site asks for it
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -80,7 +80,7 @@ def _bearer(request: Request) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" and secret.strip() else None
 
 
-def _check_local(request: Request, trusted: Collection[str]) -> None:
+def _check_local(request: Request, trusted: tuple[str, ...]) -> None:
     """Raises Forbidden for what a web page that this machine's user visits could send."""
     host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
     if not _is_known(f"//{host}", trusted):
@@ -100,7 +100,8 @@ def _foreign(header: str, value: str) -> Forbidden:
     )
 
 
-def _is_known(url: str, trusted: Collection[str]) -> bool:
+@lru_cache(maxsize=256)  # clients say the same with each request
+def _is_known(url: str, trusted: tuple[str, ...]) -> bool:
     try:
         name = urlsplit(url).hostname or ""
         return name == "localhost" or name in trusted or ip_address(name).is_loopback

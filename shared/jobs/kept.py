@@ -19,15 +19,17 @@ _LIVE = [status for status in Status if status not in TERMINAL]
 
 
 def references(value: Any) -> frozenset[str]:
-    """The files, outputs and jobs that an input names, as ids, wherever they stand in it."""
-    if isinstance(value, str):
-        named = is_id("file", value) or is_id("out", value) or is_id("job", value)
-        return frozenset({value}) if named else frozenset()
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        return frozenset()
-    return frozenset().union(*map(references, value))
+    """The files, outputs and jobs that an input, which is JSON, names as ids, wherever they stand in it."""
+    found, left = set(), [value]
+    while left:
+        match left.pop():
+            case str(text) if is_id("file", text) or is_id("out", text) or is_id("job", text):
+                found.add(text)
+            case dict(members):
+                left.extend(members.values())
+            case list(items):
+                left.extend(items)
+    return frozenset(found)
 
 
 def note_inputs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:

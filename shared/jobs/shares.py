@@ -28,6 +28,9 @@ from sqlalchemy.engine import Connection, Row
 
 from shared.jobs.tables import clocks, jobs, shares
 
+#: written into the text of a statement, not bound to it
+_ZERO: sa.ColumnElement[float] = sa.literal_column("0.0", sa.Double)
+
 #: every tenant has weight 1
 EQUAL: Mapping[str, float] = MappingProxyType({})
 
@@ -57,7 +60,7 @@ class Shares:
             given |= {f"{name}_{number}": value for name, value in lane._asdict().items()}
             given[f"cost_{number}"] = jobs_of[lane] * self._cost(lane)
         following = {}
-        for row in connection.execute(_charge(self._dialect, len(jobs_of)), given):
+        for row in connection.exec_driver_sql(_charge(self._dialect, len(jobs_of)), given):
             lane = Lane(row.queue, row.priority, row.tenant)
             following[lane] = row.finish - jobs_of[lane] * self._cost(lane)
         tags = []
@@ -89,10 +92,12 @@ class Shares:
 
 
 @lru_cache(maxsize=256)
-def _charge(dialect: str, lanes: int) -> sa.Executable:
+def _charge(dialect: str, lanes: int) -> str:
     """Move the finish tags of so many lanes on by ``cost_0``, ``cost_1``…, and return them.
 
-    A lane's row stays locked to the end of the transaction: whoever queues next sees it moved."""
+    A lane's row stays locked to the end of the transaction: whoever queues next sees it moved. As the
+    driver takes it, since SQLAlchemy compiles an insert of several rows anew each time, for longer than it
+    takes to execute it."""
     virtual = sa.select(clocks.c.virtual)
     rows = [
         {
@@ -107,16 +112,16 @@ def _charge(dialect: str, lanes: int) -> sa.Executable:
         }
         for number in range(lanes)
     ]
-    insert = (postgresql if dialect == "postgresql" else sqlite).insert(shares).values(rows)
+    spoken, style = (postgresql, "pyformat") if dialect == "postgresql" else (sqlite, "named")
+    insert = spoken.insert(shares).values(rows)
     # as text: within an insert, SQLAlchemy would take the columns of ``shares`` for a second table to read
     there = [clocks.c[name] == sa.literal_column(f"shares.{name}") for name in ("queue", "priority")]
     lead = shares.c.finish - _or_zero(virtual.where(*there))
     # what was to be inserted is virtual time + cost; the tenant may be further than the virtual time
-    further = insert.excluded.finish + sa.case((lead > 0.0, lead), else_=0.0)
+    further = insert.excluded.finish + sa.case((lead > _ZERO, lead), else_=_ZERO)
     moved = insert.on_conflict_do_update(index_elements=list(Lane._fields), set_={"finish": further})
-    returning: sa.Executable = moved.returning(*shares.c)
-    return returning
+    return str(moved.returning(*shares.c).compile(dialect=spoken.dialect(paramstyle=style)))
 
 
 def _or_zero(query: sa.Select[Any]) -> sa.ColumnElement[float]:
-    return sa.func.coalesce(query.scalar_subquery(), sa.literal_column("0.0"))
+    return sa.func.coalesce(query.scalar_subquery(), _ZERO)
