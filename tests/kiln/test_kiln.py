@@ -127,6 +127,7 @@ def test_a_job_gives_its_result_and_tells_its_steps(bench: Bench) -> None:
     assert outcome.result == Result(value={"name": "a"})
     assert bench.ears.heard == [
         Progress("load", 0),
+        Progress("ready", 0),
         Progress("step", 1, 3),
         Progress("step", 2, 3),
         Progress("step", 3, 3),

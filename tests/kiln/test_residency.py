@@ -51,3 +51,20 @@ def test_nothing_is_evicted_while_all_fit() -> None:
 
 def test_a_model_that_is_not_there_cannot_be_pinned() -> None:
     assert Residency(100).pin("nobody") is None
+
+
+def test_idle_models_make_room_for_weights_and_for_what_jobs_take_besides() -> None:
+    residency = Residency(1000)
+    loaded(residency, 300, 400)
+    assert residency.room_for(500, 100, beside=False) == 400
+    assert residency.room_for(2000, 100, beside=False) == 0, "a try where it cannot fit"
+
+
+def test_a_model_that_does_not_fit_beside_those_that_run_waits() -> None:
+    residency = Residency(1000)
+    loaded(residency, 300, 400)
+    residency.pin("b")
+    assert residency.running == ("b",)
+    assert residency.room_for(500, 100, beside=True) == 400
+    assert residency.room_for(500, 101, beside=True) is None
+    assert residency.room_for(500, 101, beside=False) == 399

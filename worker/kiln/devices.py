@@ -66,18 +66,6 @@ def memory_budget(device: Device, configured: int) -> int:
     return int(_main_memory() * _KEEP_ON_CPU)
 
 
-def settle(device: Device) -> None:
-    """Wait until the device has computed what it was given."""
-    if device.name.startswith("cuda"):
-        import torch
-
-        torch.cuda.synchronize(device.name)
-    elif device.name == "mps":
-        import torch
-
-        torch.mps.synchronize()
-
-
 def describe(device: Device) -> str:
     """The device as one tells its speed from that of others."""
     if device.name.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""One job in the kiln: what was ordered, what comes out of it, and the line between the two."""
+"""One job in the kiln: what was ordered, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from shared.catalog.models import Model
-from worker.engines.base import Call, Device, Engine, Image, Progress, Result, Stopped, StopReason, Work
+from worker.engines.base import Call, Engine, Image, Progress, Result, Stopped, StopReason, Work
 from worker.kiln.baton import JobThread, JobThreads
 from worker.kiln.forwards import Answer
 
@@ -160,68 +160,3 @@ class Firing:
         if self.deadline is not None and time.monotonic() > self.deadline:
             self.stop(StopReason.DEADLINE)
         return self.stop_reason
-
-
-class JobContext:
-    """What an engine sees of all this; implements ``worker.engines.base.Context``."""
-
-    def __init__(self, firing: Firing, device: Device) -> None:
-        self._firing = firing
-        self._device = device
-        self._checkpoints = 0
-        self._shared = False
-
-    @property
-    def device(self) -> Device:
-        return self._device
-
-    @property
-    def scratch(self) -> Path:
-        folder = self._firing.order.scratch / "work"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @property
-    def resume(self) -> Path | None:
-        return self._firing.order.resume
-
-    def boundary(self, progress: Progress | None = None) -> None:
-        if progress is not None:
-            self._firing.watcher.progress(progress)
-        if not self._shared:  # a call since the last boundary was one already
-            self._hand_back()
-        self._shared = False
-        self._go_on()
-
-    def share(self, call: Call) -> Any:
-        firing = self._firing
-        firing.call = replace(call, key=None, apart=firing.order.apart) if firing.order.apart else call
-        self._hand_back()
-        self._shared = True
-        answer, firing.call, firing.answer = firing.answer, None, None
-        self._go_on()
-        assert answer is not None
-        if answer.error is not None:
-            raise answer.error
-        return answer.value
-
-    def _hand_back(self) -> None:
-        assert self._firing.thread is not None
-        self._firing.thread.hand_back()
-
-    def _go_on(self) -> None:
-        if (reason := self._firing.shall_stop) is not None:
-            raise Stopped(reason)
-
-    def token(self, text: str) -> None:
-        self._firing.watcher.token(text)
-
-    def preview(self, image: Image) -> None:
-        self._firing.tell(Preview(image))
-
-    def checkpoint(self, write: Callable[[Path], None]) -> None:
-        self._checkpoints += 1
-        folder = self._firing.order.scratch / f"checkpoint-{self._checkpoints}"
-        folder.mkdir(parents=True)
-        write(folder)
-        self._firing.tell(Checkpoint(folder))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from shared.errors import OutOfMemory
-from worker.engines.base import Call, NotShareable, Point
+from worker.engines.base import Call, Device, NotShareable, Point
 from worker.kiln.costs import MOST_ROWS, Costs
+from worker.kiln.meter import peak_memory, settle
 from worker.kiln.profiles import Profiles
 
 log = logging.getLogger(__name__)
@@ -26,17 +27,28 @@ class Answer:
     error: Exception | None = None
 
 
+class Room(Protocol):
+    """The device's memory, as far as models leave it."""
+
+    @property
+    def free(self) -> int:
+        """Bytes of the budget beside the loaded models; negative where they take more than it."""
+
+    def make(self, nbytes: int) -> None:
+        """Have idle models leave until so many bytes are free, as far as that is possible."""
+
+    def clear(self) -> bool:
+        """Have all idle models leave; whether there were any."""
+
+
 class Forwards:
     """The calls of one device. Engine thread only; ``counts`` may be read by any."""
 
-    def __init__(
-        self, make_room: Callable[[], bool], profiles: Profiles | None, settle: Callable[[], None]
-    ) -> None:
-        """``make_room`` frees memory where that is possible, and tells whether it was; ``settle`` waits for
-        the device to have computed what it was given. Without ``profiles`` calls share as far as they can."""
-        self._make_room = make_room
+    def __init__(self, device: Device, room: Room, profiles: Profiles | None) -> None:
+        """Without ``profiles`` calls share as far as they can."""
+        self._device = device
+        self._room = room
         self._profiles = profiles
-        self._settle = settle
         #: point → layout → whether together gives what alone does
         self._trusted: WeakKeyDictionary[Point, dict[Hashable, bool]] = WeakKeyDictionary()
         #: point → size → rows at most
@@ -49,7 +61,9 @@ class Forwards:
     def costs(self, call: Call, model: str) -> Costs:
         """What is known of such calls of a model."""
         most = self._ceilings.get(call.point, {}).get(call.size, MOST_ROWS)
-        return Costs(most=most) if self._profiles is None else self._profiles.costs(model, call.size, most)
+        if self._profiles is None:
+            return Costs(most=most)
+        return self._profiles.costs(model, call.size, most, self._room.free)
 
     def compute(self, calls: Sequence[Call], model: str) -> list[Answer]:
         """An answer for each, in order. The calls are of one point of the model and have equal keys."""
@@ -113,24 +127,31 @@ class Forwards:
             self._count(calls)
             self.counts["shared"] += 1
             return [Answer(value) for value in values]
-        if self._make_room():
+        if self._room.clear():
             return self._together(calls)
         self._lower(calls)
         middle = (len(calls) + 1) // 2
         return self._compute(calls[:middle]) + self._compute(calls[middle:])
 
     def _measured(self, calls: Sequence[Call]) -> Sequence[Any]:
-        """The answers, with a look at the clock where more needs to be known."""
+        """The answers, with a look at the memory or the clock where more needs to be known."""
         point, size, rows = calls[0].point, calls[0].size, sum(call.rows for call in calls)
-        if self._profiles is None:
+        if self._profiles is None or size is None:
             return point.compute(calls)
+        if (expected := self._profiles.peak(self._model, size, rows)) > self._room.free:
+            self._room.make(expected)
+        if self._profiles.lacks_peak(self._model, size, rows):
+            with peak_memory(self._device) as peak:
+                values = point.compute(calls)
+            self._profiles.note_peak(self._model, size, rows, peak.nbytes)
+            return values
         wanted = self._profiles.wants(self._model, size, rows)
         if wanted:
-            self._settle()
+            settle(self._device)
         began = time.perf_counter()
         values = point.compute(calls)
         if wanted:
-            self._settle()
+            settle(self._device)
         self._profiles.note(self._model, size, rows, time.perf_counter() - began if wanted else None)
         return values
 
@@ -149,7 +170,7 @@ class Forwards:
 
     def _alone(self, call: Call) -> Answer:
         answer = self._try_alone(call)
-        if isinstance(answer.error, OutOfMemory) and self._make_room():
+        if isinstance(answer.error, OutOfMemory) and self._room.clear():
             answer = self._try_alone(call)
         if isinstance(answer.error, OutOfMemory):
             sizes = f"{call.size or call.point.name}, {call.rows} row(s), alone"

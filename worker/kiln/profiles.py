@@ -1,4 +1,4 @@
-"""What calls were measured to cost, by model, size and rows; remembered on disk for the next start.
+"""What calls were measured to cost, in time and memory, by model, size and rows; remembered on disk.
 
 Nothing is computed for the measurement's sake: each size is measured by the first jobs that need it, and as
 long as it is unknown whether more rows pay, they are tried a few times.
@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from worker.kiln.costs import Costs
+from worker.kiln.peaks import Peaks
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class _Size:
     calls: int = 0
     #: made anew when something was measured
     believed: Mapping[int, float] = field(default_factory=dict)
+    peaks: Peaks = field(default_factory=Peaks)
 
     def note(self, rows: int, seconds: float) -> None:
         if rows not in self.seconds:
@@ -59,12 +61,29 @@ class Profiles:
         self._models: dict[str, dict[str, _Size]] = {}
         self._saved: dict[str, float] = {}
 
-    def costs(self, model: str, size: str | None, most: int) -> Costs:
-        """What is known of a size of a model's calls; ``most`` rows fit the memory."""
+    def costs(self, model: str, size: str | None, most: int, free: int | None = None) -> Costs:
+        """What is known of a size of a model's calls; ``most`` rows at once, and no more than are expected to
+        fit into ``free`` bytes."""
         if size is None:
             return Costs(most=most)
         known = self._size(model, size)
-        return Costs(known.believed, measured=True, most=most, retry=known.calls % _AGAIN == _AGAIN - 1)
+        fits = most if free is None else known.peaks.rows_within(free, most)
+        return Costs(known.believed, measured=True, most=fits, retry=known.calls % _AGAIN == _AGAIN - 1)
+
+    def peak(self, model: str, size: str | None = None, rows: int = 1) -> int:
+        """Bytes beside the weights that a call is expected to take; without ``size`` what the model's largest
+        call takes alone. 0 while nothing is known."""
+        if size is None:
+            return max((size.peaks.least for size in self._sizes(model).values()), default=0)
+        return self._size(model, size).peaks.expect(rows)
+
+    def lacks_peak(self, model: str, size: str | None, rows: int) -> bool:
+        """Whether the memory that such a call takes is to be measured."""
+        return size is not None and rows not in self._size(model, size).peaks.measured
+
+    def note_peak(self, model: str, size: str, rows: int, nbytes: int) -> None:
+        """What such a call took."""
+        self._size(model, size).peaks.note(rows, nbytes)
 
     def wants(self, model: str, size: str | None, rows: int) -> bool:
         """Whether the next such call is to be measured."""
@@ -94,19 +113,24 @@ class Profiles:
             name: {rows: list(kept) for rows, kept in size.seconds.items() if kept}
             for name, size in self._models[model].items()
         }
+        peaks = {name: size.peaks.measured for name, size in self._models[model].items()}
+        known = {"model": model, "device": self._device, "seconds": sizes, "peaks": peaks}
         path = self._path(self._folder, model)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             new = path.with_suffix(".new")
-            new.write_text(json.dumps({"model": model, "device": self._device, "seconds": sizes}, indent=1))
+            new.write_text(json.dumps(known, indent=1))
             new.replace(path)
         except OSError as error:
             log.warning("what calls cost is not remembered: %s", error)
 
     def _size(self, model: str, size: str) -> _Size:
+        return self._sizes(model).setdefault(size, _Size())
+
+    def _sizes(self, model: str) -> dict[str, _Size]:
         if model not in self._models:
             self._models[model] = self._load(model)
-        return self._models[model].setdefault(size, _Size())
+        return self._models[model]
 
     def _load(self, model: str) -> dict[str, _Size]:
         found: dict[str, _Size] = {}
@@ -114,8 +138,10 @@ class Profiles:
             return found
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
             saved = json.loads(self._path(self._folder, model).read_text())
+            peaks = saved.get("peaks", {})  # files of earlier versions have none
             for name, seconds in saved["seconds"].items():
                 size = _Size({int(rows): deque(kept, _KEPT) for rows, kept in seconds.items()})
+                size.peaks = Peaks({int(rows): int(most) for rows, most in peaks.get(name, {}).items()})
                 size.believe()
                 found[name] = size
         return found

@@ -39,6 +39,21 @@ class Residency:
         """Bytes of the models that jobs run with now."""
         return sum(resident.nbytes for resident in self._residents.values() if resident.users)
 
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Keys of the models that jobs run with now."""
+        return tuple(resident.key for resident in self._residents.values() if resident.users)
+
+    def room_for(self, nbytes: int, peak: int, *, beside: bool) -> int | None:
+        """Down to how many bytes idle models must leave before a model of so many is loaded, where a job
+        takes ``peak`` bytes besides. None: not now, while others run ``beside`` which it does not fit.
+
+        Where nothing runs, one that does not fit at all is still given a try."""
+        down_to = self.budget - nbytes - peak
+        if beside and self.pinned > down_to:
+            return None
+        return max(0, down_to)
+
     def __contains__(self, key: str) -> bool:
         return key in self._residents
 

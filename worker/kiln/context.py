@@ -1,0 +1,92 @@
+"""The job's side of the kiln: what its thread runs, and its line to the engine thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from worker.engines.base import Call, Device, Image, Progress, Stopped
+from worker.kiln.firing import Checkpoint, Firing, Outcome, Preview
+
+
+class Body:
+    """What a job's thread runs: the engine, and nothing it raises escapes."""
+
+    def __init__(self, firing: Firing, loaded: object, device: Device) -> None:
+        self._firing, self._loaded, self._device = firing, loaded, device
+
+    def __call__(self) -> None:
+        firing = self._firing
+        order = firing.order
+        try:
+            result = order.engine.run(self._loaded, order.work, JobContext(firing, self._device))
+            firing.computed = Outcome(result=result, load_seconds=firing.load_seconds)
+        except BaseException as error:  # noqa: BLE001 - whoever ordered the job gets it
+            firing.computed = Outcome.of_error(error, firing.load_seconds)
+
+
+class JobContext:
+    """What an engine sees of all this; implements ``worker.engines.base.Context``."""
+
+    def __init__(self, firing: Firing, device: Device) -> None:
+        self._firing = firing
+        self._device = device
+        self._checkpoints = 0
+        self._shared = False
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    @property
+    def scratch(self) -> Path:
+        folder = self._firing.order.scratch / "work"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def resume(self) -> Path | None:
+        return self._firing.order.resume
+
+    def boundary(self, progress: Progress | None = None) -> None:
+        if progress is not None:
+            self._firing.watcher.progress(progress)
+        if not self._shared:  # a call since the last boundary was one already
+            self._hand_back()
+        self._shared = False
+        self._go_on()
+
+    def share(self, call: Call) -> Any:
+        firing = self._firing
+        firing.call = replace(call, key=None, apart=firing.order.apart) if firing.order.apart else call
+        self._hand_back()
+        self._shared = True
+        answer, firing.call, firing.answer = firing.answer, None, None
+        self._go_on()
+        assert answer is not None
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+
+    def _hand_back(self) -> None:
+        assert self._firing.thread is not None
+        self._firing.thread.hand_back()
+
+    def _go_on(self) -> None:
+        if (reason := self._firing.shall_stop) is not None:
+            raise Stopped(reason)
+
+    def token(self, text: str) -> None:
+        self._firing.watcher.token(text)
+
+    def preview(self, image: Image) -> None:
+        self._firing.tell(Preview(image))
+
+    def checkpoint(self, write: Callable[[Path], None]) -> None:
+        self._checkpoints += 1
+        folder = self._firing.order.scratch / f"checkpoint-{self._checkpoints}"
+        folder.mkdir(parents=True)
+        write(folder)
+        self._firing.tell(Checkpoint(folder))

@@ -1,0 +1,150 @@
+"""The models of one device: which are loaded, which is loaded next, and which leave for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.errors import OutOfMemory
+from worker.engines.base import Device, Progress
+from worker.kiln.devices import release_memory
+from worker.kiln.firing import Firing
+from worker.kiln.loading import Loaded
+from worker.kiln.residency import Residency
+
+log = logging.getLogger(__name__)
+
+
+class Models:
+    """Implements ``Room``. Engine thread only; ``names``, ``memory`` and ``loading`` may be read by any."""
+
+    def __init__(
+        self, device: Device, budget: int, load: Callable[[Firing], None], peak: Callable[[str], int]
+    ) -> None:
+        """``load`` begins to load the model of a job, what comes of it is given to ``enter``; ``peak`` tells
+        how many bytes a job of a model takes beside the weights, as far as is known."""
+        self._device = device
+        self._load = load
+        self._peak = peak
+        self._residency = Residency(budget)
+        #: the job whose model is loaded now
+        self._loading: Firing | None = None
+        self._once_more = False  # this load is the second try
+        self._held_up: int | None = None  # jobs that came later begin after the one that waits for room
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Ids of the loaded models, most recently used last."""
+        return self._residency.names
+
+    @property
+    def loading(self) -> str | None:
+        """The id of the model that is being loaded."""
+        firing = self._loading
+        return None if firing is None else firing.order.model.id
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes: what models may keep, and what they do keep."""
+        return {"budget": self._residency.budget, "models": self._residency.used}
+
+    @property
+    def free(self) -> int:
+        return self._residency.budget - self._residency.used
+
+    def make(self, nbytes: int) -> None:
+        self._evict(down_to=self._residency.budget - nbytes)
+
+    def clear(self) -> bool:
+        return self._evict(down_to=0)
+
+    def has(self, firing: Firing) -> bool:
+        """Whether the job's model is loaded and the job need not let one before it go first."""
+        waits_behind = self._held_up is not None and firing.arrived > self._held_up
+        return firing.order.model_key in self._residency and not waits_behind
+
+    def pin(self, firing: Firing) -> Any:
+        """The loaded model of a job that begins; it stays until ``unpin``."""
+        resident = self._residency.pin(firing.order.model_key)
+        assert resident is not None
+        self.let_go(firing)
+        return resident.loaded
+
+    def unpin(self, firing: Firing) -> None:
+        """The job has ended."""
+        self._residency.unpin(firing.order.model_key)
+
+    def let_go(self, firing: Firing) -> None:
+        """The job needs no more that its model is kept until it begins."""
+        if firing.pinned:
+            firing.pinned = False
+            self._residency.unpin(firing.order.model_key)
+
+    def load_next(self, waiting: Sequence[Firing], *, running: bool) -> None:
+        """Load what the first job needs that waits for a model, once there is room; ``running``: others
+        compute, or are about to, and it need not be now."""
+        if self._loading is not None:
+            return
+        self._held_up = None
+        missing = [firing for firing in waiting if firing.order.model_key not in self._residency]
+        if not missing:
+            return
+        first = min(missing, key=lambda firing: firing.arrived)
+        peak = max(map(self._peak, (first.order.model_key, *self._residency.running)))
+        down_to = self._residency.room_for(_weights(first.order.folder), peak, beside=running)
+        if down_to is None:
+            self._held_up = first.arrived
+            return
+        self._evict(down_to=down_to)
+        self._ask(first)
+        for firing in missing:
+            self.tell(firing)
+
+    def tell(self, firing: Firing) -> None:
+        """Tell a job that its model is being loaded, if it is."""
+        if self._loading is not None and firing.order.model_key == self._loading.order.model_key:
+            firing.watcher.progress(Progress("load", 0))
+
+    def enter(self, loaded: Loaded, waiting: Sequence[Firing]) -> Exception | None:
+        """Keep a model that was loaded. The error, where there is one, is what the jobs that wait for the
+        model end with; out of memory is tried again first."""
+        order = loaded.firing.order
+        full = isinstance(loaded.error, OutOfMemory) and not self._once_more
+        self._once_more = full
+        if full:
+            log.warning("out of memory while loading %s; again without idle models", order.model.id)
+            self.clear()
+            self._ask(loaded.firing)
+            return None
+        self._loading = None
+        if loaded.error is not None:
+            return loaded.error
+        self._residency.add(order.model_key, order.model.id, loaded.model, loaded.nbytes)
+        loaded.firing.load_seconds = loaded.seconds
+        loaded.firing.pinned = True
+        if loaded.firing not in waiting:
+            self.let_go(loaded.firing)
+        for firing in waiting:
+            firing.watcher.progress(Progress("ready", 0))
+        self.make(self._peak(order.model_key))  # what was expected of its size may have been too low
+        return None
+
+    def _ask(self, firing: Firing) -> None:
+        self._loading = firing
+        firing.watcher.begun()
+        self._load(firing)
+
+    def _evict(self, *, down_to: int) -> bool:
+        """Free idle models; whether there were any to free."""
+        evicted = [resident.name for resident in self._residency.evict_idle(down_to)]
+        if evicted:
+            log.info("evicted %s", ", ".join(evicted))
+            release_memory(self._device)
+        return bool(evicted)
+
+
+def _weights(folder: Path | None) -> int:
+    """Bytes of the weight files: about what the model will take when it is loaded."""
+    return 0 if folder is None else sum(file.stat().st_size for file in folder.rglob("*.safetensors"))

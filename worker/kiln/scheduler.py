@@ -1,0 +1,159 @@
+"""The engine thread: takes jobs in, and gives turns to those whose models are loaded, until all have ended.
+
+Decide, compute, let go on: whose turn it is says ``decide``, calls are computed by ``forwards``, and which
+models are loaded is ``models``' business.
+"""
+
+from __future__ import annotations
+
+import time
+
+from shared.errors import OutOfMemory
+from worker.engines.base import Device, Stopped
+from worker.kiln.baton import JobThreads
+from worker.kiln.context import Body
+from worker.kiln.decide import Candidate, Spent, Waiting, next_turn
+from worker.kiln.firing import Firing, Outcome
+from worker.kiln.forwards import Forwards
+from worker.kiln.inbox import Inbox
+from worker.kiln.loading import Turns
+from worker.kiln.models import Models
+from worker.kiln.profiles import Profiles
+
+
+class Scheduler:
+    """Engine thread only."""
+
+    def __init__(
+        self,
+        device: Device,
+        slots: int,
+        inbox: Inbox,
+        models: Models,
+        forwards: Forwards,
+        profiles: Profiles | None,
+        computing: Turns,
+    ) -> None:
+        """``slots``: jobs that the foreground is given at once; ``computing`` is held during each turn."""
+        self._device = device
+        self._slots = slots
+        self._inbox = inbox
+        self._models = models
+        self._forwards = forwards
+        self._profiles = profiles
+        self._computing = computing
+        self._threads = JobThreads()
+        self._firings: list[Firing] = []
+        self._spent = Spent()
+
+    def run(self) -> None:
+        """Return once the inbox is closed and every job has ended."""
+        while True:
+            self._take_in()
+            if not self._firings and self._inbox.is_done:
+                break
+            self._load_next()
+            if ready := [firing for firing in self._firings if self._is_ready(firing)]:
+                self._next_turn(ready)
+            else:
+                self._inbox.wait(self._is_awaited)
+        self._threads.end()
+        self._models.clear()
+
+    def _take_in(self) -> None:
+        arrived, loaded = self._inbox.take()
+        self._firings += arrived
+        for firing in arrived:
+            self._models.tell(firing)
+        for one in loaded:
+            waiting = [each for each in self._firings if each.order.model_key == one.firing.order.model_key]
+            if (error := self._models.enter(one, waiting)) is not None:
+                for firing in waiting:
+                    self._end(firing, Outcome.of_error(error, one.seconds))
+
+    def _load_next(self) -> None:
+        waiting = [one for one in self._firings if one.thread is None and one.shall_stop is None]
+        running = any((one.thread or one.pinned) and not one.order.background for one in self._firings)
+        self._models.load_next(waiting, running=running)
+
+    def _is_ready(self, firing: Firing) -> bool:
+        return firing.thread is not None or firing.shall_stop is not None or self._models.has(firing)
+
+    def _is_awaited(self) -> bool:
+        """Whether an engine thread without a job to run has something to do all the same."""
+        if not self._firings:
+            return self._inbox.is_done
+        return any(firing.shall_stop for firing in self._firings)
+
+    def _next_turn(self, ready: list[Firing]) -> None:
+        candidates = [self._candidate(firing) for firing in ready]
+        firings = {firing.arrived: firing for firing in ready}
+        full = sum(not candidate.background for candidate in candidates) >= self._slots
+        chosen = next_turn(candidates, self._spent, full=full)
+        began = time.monotonic()
+        with self._computing:
+            self._turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
+        self._spent = self._spent.after(chosen[0], time.monotonic() - began, candidates)
+
+    def _candidate(self, firing: Firing) -> Candidate:
+        call, order = firing.call, firing.order
+        waiting = None
+        if call is not None:
+            key = None if call.key is None else (id(call.point), call.key)
+            waiting = Waiting(key, call.rows, call.looped, self._forwards.costs(call, order.model_key))
+        return Candidate(
+            order.work.job_id,
+            firing.arrived,
+            order.model_key,
+            background=order.background,
+            stopping=firing.shall_stop is not None,
+            begun=firing.thread is not None,
+            apart=bool(order.apart),
+            waiting=waiting,
+        )
+
+    def _turn(self, chosen: list[Firing], *, stopping: bool) -> None:
+        """Compute the call at which these jobs wait, if they do, and let each go on to its next boundary."""
+        calls = [firing.call for firing in chosen if firing.call is not None]
+        if calls and not stopping:
+            model = chosen[0].order.model_key
+            for firing, answer in zip(chosen, self._forwards.compute(calls, model), strict=True):
+                firing.answer = answer
+        for firing in chosen:
+            self._go_on(firing)
+
+    def _go_on(self, firing: Firing) -> None:
+        if firing.thread is None:
+            try:
+                self._start(firing)
+            except (Exception, Stopped) as error:  # noqa: BLE001 - whoever ordered the job gets it
+                self._end(firing, Outcome.of_error(error))
+                return
+        assert firing.thread is not None
+        if firing.thread.give():
+            self._threads.keep(firing.thread)
+            self._models.unpin(firing)
+            assert firing.computed is not None
+            self._end(firing, firing.computed)
+
+    def _start(self, firing: Firing) -> None:
+        if (reason := firing.shall_stop) is not None:
+            raise Stopped(reason)
+        firing.watcher.begun()
+        loaded = self._models.pin(firing)
+        if firing.order.timeout is not None:
+            firing.deadline = time.monotonic() + firing.order.timeout
+        try:
+            firing.begin(Body(firing, loaded, self._device), self._threads)
+        except Stopped:
+            self._models.unpin(firing)  # what was loaded is there for others
+            raise
+
+    def _end(self, firing: Firing, outcome: Outcome) -> None:
+        self._firings.remove(firing)
+        self._models.let_go(firing)
+        if self._profiles is not None:
+            self._profiles.save(firing.order.model_key)
+        if isinstance(outcome.error, OutOfMemory):
+            self._models.clear()  # the next attempt shall find what room there can be
+        firing.end(outcome)
