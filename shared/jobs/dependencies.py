@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +51,14 @@ class Waits:
         return other if other is not None and other.tenant == tenant else None
 
 
-def hold(database: Database, connection: Connection, rows: Sequence[dict[str, Any]]) -> Waits:
+def hold(
+    database: Database, connection: Connection, rows: Sequence[dict[str, Any]], also: Collection[str] = ()
+) -> Waits:
     """Let those new rows wait that depend on jobs which have not succeeded; call it before they are inserted.
 
-    What they depend on is locked, so that it cannot end between this look and the commit."""
-    wanted = sorted({needed for row in rows for needed in row["depends_on"] or ()})
+    What they depend on is locked, so that it cannot end between this look and the commit; ``also`` are jobs
+    that the transaction will write to later, which must not be locked out of turn then."""
+    wanted = sorted({*also, *(needed for row in rows for needed in row["depends_on"] or ())})
     if not wanted:
         return Waits()
     found: dict[str, Row[Any]] = {}

@@ -33,7 +33,7 @@ from shared.jobs.shares import EQUAL, Shares
 from shared.jobs.states import Status
 from shared.jobs.tables import jobs, locks, models, outputs, ready, status_in, workers
 
-#: jobs woken in one transaction
+#: jobs woken, or expired, in one transaction
 _WAKE = 1000
 
 _CANCELED = {"type": "canceled", "message": "canceled while it ran", "retryable": False}
@@ -249,7 +249,8 @@ class Leases:
         """End the jobs that did not start in time."""
         with self._database.write(durable=self._database.is_server) as connection:
             now = self._database.now(connection)
-            rows = transitions.apply(connection, "expire", jobs.c.expires_at <= now, now=now)
+            late = connection.execute(_late(self._database.dialect), {"now": now}).scalars().all()
+            rows = transitions.apply(connection, "expire", jobs.c.id.in_(late), now=now) if late else []
         return list(map(transitions.record, rows))
 
     def try_lock(self, name: str, holder: str, seconds: float) -> bool:
@@ -354,6 +355,16 @@ def _due(dialect: str) -> sa.Executable:
         .limit(_WAKE)
     )
     return due.with_for_update(skip_locked=True) if dialect == "postgresql" else due
+
+
+@cache
+def _late(dialect: str) -> sa.Executable:
+    """The waiting jobs whose time is over. Those that somebody else writes to just now have another round."""
+    late = sa.select(jobs.c.id).where(
+        status_in(Status.QUEUED, Status.SCHEDULED), jobs.c.expires_at <= sa.bindparam("now")
+    )
+    late = late.order_by(jobs.c.id).limit(_WAKE)
+    return late.with_for_update(skip_locked=True) if dialect == "postgresql" else late
 
 
 def _step_of(ending: Ending) -> tuple[str, dict[str, Any]]:

@@ -61,13 +61,14 @@ class JobStore:
         limits: Mapping[str, int],
         *,
         together: bool = False,
+        held: Collection[str] = (),
     ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
         now = self._database.now(connection)
         rows = [_row(job, now) for job in new]
         room = Room(self._database, connection, limits, (job.tenant for job in new))
         if together and (refusal := room.take(new[0].tenant, len(new))) is not None:
             raise refusal
-        waits = dependencies.hold(self._database, connection, rows)
+        waits = dependencies.hold(self._database, connection, rows, held)
         if any(job.idempotency_key is not None for job in new):
             results = self._insert_keyed(connection, rows, room)
         else:
@@ -90,30 +91,32 @@ class JobStore:
         self, connection: Connection, rows: list[dict[str, Any]], room: Room
     ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
         dialect = postgresql if self._database.dialect == "postgresql" else sqlite
-        results: list[Submitted | IdempotencyMismatch | OverLimit] = []
+        results: dict[str, Submitted | IdempotencyMismatch | OverLimit] = {}
         self._tag(connection, rows)
         refused = []
-        for row in rows:
+        # two that insert the same keys wait for each other's: in one order, or both wait for ever
+        for row in sorted(rows, key=lambda row: (row["tenant"], row["idempotency_key"] or "")):
             refusal = room.take(row["tenant"])
             if refusal is None:
                 insert = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
                 if connection.execute(insert, row).first() is not None:
                     note_inputs(connection, [row])
-                    results.append(Submitted(_fresh(row)))
+                    results[row["id"]] = Submitted(_fresh(row))
                     continue
                 room.give_back(row["tenant"])
             same = (jobs.c.tenant == row["tenant"], jobs.c.idempotency_key == row["idempotency_key"])
             found = connection.execute(sa.select(jobs).where(*same)).one_or_none()
             if found is None:
                 assert refusal is not None  # else it would have been inserted
-                results.append(refusal)
+                results[row["id"]] = refusal
             elif found.fingerprint != row["fingerprint"]:
-                results.append(IdempotencyMismatch(row["idempotency_key"]))
+                results[row["id"]] = IdempotencyMismatch(row["idempotency_key"])
             else:
-                results.append(Submitted(transitions.with_outputs(connection, [found])[0], replayed=True))
+                earlier = transitions.with_outputs(connection, [found])[0]
+                results[row["id"]] = Submitted(earlier, replayed=True)
             refused.append(row)
         self._shares.refund(connection, [_lane(row) for row in refused if row["tag"] is not None])
-        return results
+        return [results[row["id"]] for row in rows]
 
     def get(self, job_id: str, *, tenant: str | None = None) -> Job:
         """One job with its outputs. Raises NotFound, also for another tenant's."""
@@ -225,7 +228,7 @@ class JobStore:
             old = transitions.record(_one(connection, job_id, tenant))
             if not old.is_terminal:
                 raise InvalidTransition(job_id, old.status, "retried before it has ended")
-            [submitted] = self._submit(connection, [again.like(connection, old)], limits)
+            [submitted] = self._submit(connection, [again.like(connection, old)], limits, held=[job_id])
             if isinstance(submitted, QanvasError):
                 raise submitted
             mark = sa.update(jobs).where(jobs.c.id == job_id).values(retried_as=submitted.job.id)

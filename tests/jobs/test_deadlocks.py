@@ -1,0 +1,161 @@
+"""Transactions that lock several rows do so in one order, so that none of two that meet is broken off.
+
+PostgreSQL ends one of two that wait for each other, and its caller would be told that the database is away.
+SQLite has one writer at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from shared.database import Database
+from shared.jobs.dependencies import Dependencies
+from shared.jobs.leases import Leases
+from shared.jobs.records import Finish, Job, Submitted, Succeeded
+from shared.jobs.states import Status
+from shared.jobs.store import JobStore
+from shared.jobs.tables import jobs
+from tests.jobs.factory import new_job, submit
+from tests.servers import wait_until
+
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+_WAITING = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
+@pytest.fixture
+def other(database: Database) -> Iterator[Database]:
+    """A second pool of connections to the same database, as another process has."""
+    opened = Database(database.url.render_as_string(hide_password=False))
+    yield opened
+    opened.dispose()
+
+
+def started(work: Callable[[], Any]) -> Future[Any]:
+    """``work`` on a thread of its own."""
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - the test shall see it, whatever it is
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result
+
+
+def waiting(database: Database) -> int:
+    """Connections to the database that wait for a lock."""
+    with database.engine.connect() as connection:
+        return int(connection.execute(_WAITING).scalar_one())
+
+
+def pause(database: Database, statement: str, until: Callable[[], object]) -> None:
+    """Let this pool's first statement that begins so wait for something."""
+    met: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def hold(_c: object, _cursor: object, text: str, *_: object) -> None:
+        if text.startswith(statement) and not met:
+            met.append(text)
+            wait_until(until, what=f"what {statement} shall meet")
+
+
+def succeeded(store: JobStore, leases: Leases) -> Job:
+    job = submit(store)
+    leases.finish([Finish(one.id, one.attempt, Succeeded()) for one in leases.claim("wrk_1", "default")])
+    return store.get(job.id)
+
+
+def test_a_job_is_retried_while_what_waits_for_it_goes_on(
+    store: JobStore, leases: Leases, database: Database, other: Database
+) -> None:
+    first = submit(store)
+    second = submit(store, depends_on=(first.id,))
+    [claimed] = leases.claim("wrk_1", "default")
+    leases.finish([Finish(claimed.id, claimed.attempt, Succeeded())])
+    released: list[Future[list[Job]]] = []
+
+    def settling() -> bool:
+        released or released.append(started(Dependencies(other).settle))
+        return released[0].done() or waiting(database) > 0
+
+    pause(database, "UPDATE jobs SET retried_as", settling)
+    again = store.retry(first.id)
+    assert [job.id for job in released[0].result(30)] == [second.id]
+    assert store.get(first.id).retried_as == again.id
+
+
+def test_a_job_is_retried_while_another_is_submitted_that_depends_on_it(
+    store: JobStore, leases: Leases, database: Database, other: Database
+) -> None:
+    first = succeeded(store, leases)
+    later: list[Future[Job]] = []
+
+    def submitting() -> bool:
+        later or later.append(started(lambda: submit(JobStore(other), depends_on=(first.id,))))
+        return later[0].done() or waiting(database) > 0
+
+    pause(database, "UPDATE jobs SET retried_as", submitting)
+    store.retry(first.id)
+    assert later[0].result(30).status is Status.QUEUED
+
+
+def test_jobs_expire_while_what_they_waited_for_is_settled(
+    store: JobStore, leases: Leases, database: Database, other: Database
+) -> None:
+    first = submit(store)
+    later = submit(store, depends_on=(first.id,), expires_in=0.0)
+    sooner = submit(store, depends_on=(first.id,), expires_in=-1.0)
+    [claimed] = leases.claim("wrk_1", "default")
+    leases.finish([Finish(claimed.id, claimed.attempt, Succeeded())])
+    mine = sa.update(jobs).where(jobs.c.id == later.id)
+    with database.write() as connection:  # so that it lies behind the other one in the table too
+        connection.execute(mine.values(metadata={}))
+    with database.write() as connection:
+        connection.execute(mine.values(metadata={"held": True}))
+        settled = started(Dependencies(other).settle)
+        wait_until(lambda: waiting(database) == 1, what="the settling to wait for the job that is held")
+        expired = started(Leases(other, 30).expire)
+        wait_until(lambda: expired.done() or waiting(database) == 2, what="the expiry")
+    assert sooner.id in {job.id for job in expired.result(30)}
+    settled.result(30)
+    leases.expire()
+    assert {store.get(job.id).status for job in (later, sooner)} <= {Status.EXPIRED, Status.QUEUED}
+    assert store.get(sooner.id).status is Status.EXPIRED
+
+
+def test_two_that_submit_the_same_keys_in_another_order_both_get_their_jobs(
+    store: JobStore, database: Database, other: Database
+) -> None:
+    """As when a client repeats its requests to a second process while the first still works on them."""
+    new = [
+        new_job(idempotency_key=key, fingerprint=key, run_at=4e9) for key in ("a", "b")
+    ]  # queued ones would meet at their tenant's share before that
+    second: list[Future[Any]] = []
+
+    def submitting() -> bool:
+        second or second.append(started(lambda: JobStore(other).submit(new[::-1])))
+        return second[0].done() or waiting(database) > 0
+
+    inserted = iter(range(2))
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def hold(_c: object, _cursor: object, text: str, *_: object) -> None:
+        if text.startswith("INSERT INTO jobs") and next(inserted) == 1:
+            wait_until(submitting, what="the other submission to wait")
+
+    made = store.submit(new)
+    theirs = second[0].result(30)
+    assert all(isinstance(one, Submitted) for one in (*made, *theirs))
+    assert [one.job.id for one in theirs] == [one.job.id for one in reversed(made)]  # type: ignore[union-attr]
