@@ -2,68 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from tests.drills.orders import Order
+
 #: what a client thinks of an answer that never came, in seconds
 _TIMEOUT = 10.0
-#: what webhooks are signed with
-SECRET = "whsec_" + base64.b64encode(b"a secret for drills alone").decode()
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A job to submit, and how it may end."""
-
-    key: str
-    body: Mapping[str, Any]
-    endings: frozenset[str]
-    cancel: bool = False
-    #: a client reads its event stream to the end, coming back with Last-Event-ID as often as need be
-    follow: bool = False
-
-
-def orders(count: int, seed: int, hooks: str | None = None) -> list[Order]:
-    """Mostly pictures that must succeed; some long enough to be handed on, some that fail, some canceled.
-
-    Every third has a webhook at the URL ``hooks``, with its key as the path."""
-    dice = random.Random(seed)
-    made = []
-    for number in range(count):
-        given: dict[str, Any] = {
-            "prompt": f"drill {number}",
-            "seed": dice.randrange(1 << 31),
-            "width": 16,
-            "height": 16,
-            "steps": dice.randint(1, 6),
-            "step_seconds": round(dice.uniform(0.0, 0.08), 3),
-        }
-        body: dict[str, Any] = {"model": "fake", "input": given, "max_attempts": 50}
-        endings, cancel = {"succeeded"}, False
-        match number % 40:
-            case 3 | 21:  # survives several faults, from checkpoint to checkpoint
-                given |= {"steps": 40, "step_seconds": 0.06}
-            case 7:
-                given["fail_at_step"] = given["steps"]
-                endings = {"failed"}
-            case 13:
-                given |= {"steps": 60, "step_seconds": 0.05}
-                endings, cancel = {"canceled", "succeeded"}, True
-        if number % 150 == 20:  # kills two workers, then is given up
-            given["crash_at_step"], body["max_attempts"] = 1, 2
-            endings = {"failed"}
-        key = f"drill-{seed}-{number}"
-        if hooks is not None and number % 3 == 0:
-            body["webhook"] = {"url": f"{hooks}/{key}", "secret": SECRET}
-        made.append(Order(key, body, frozenset(endings), cancel, follow=number % 10 == 1))
-    return made
 
 
 class Clients:
@@ -82,6 +31,7 @@ class Clients:
         #: keys of the streams that have not ended with ``done`` yet
         self.following: set[str] = {order.key for order in todo if order.follow}
         self._lock = threading.Lock()
+        self._told = threading.Condition(self._lock)
         self._threads = [
             threading.Thread(target=self._work, args=(index, threads), daemon=True)
             for index in range(threads)
@@ -102,16 +52,24 @@ class Clients:
                 due = self._start + self._seconds * number / len(self._todo)
                 time.sleep(max(0.0, due - time.monotonic()))
                 order = self._todo[number]
+                body = order.submission({key: self._id(key) for key in order.waits_for})
                 answer = self._until_answered(
-                    client, "/v1/jobs", {"Idempotency-Key": order.key}, order.body, {200, 202}
+                    client, "/v1/jobs", {"Idempotency-Key": order.key}, body, {200, 202}
                 )
                 job_id = answer.json()["id"]
-                with self._lock:
+                with self._told:
                     self.acknowledged[order.key].add(job_id)
+                    self._told.notify_all()
                 if order.follow:
                     threading.Thread(target=self._follow, args=(order.key, job_id), daemon=True).start()
                 if order.cancel:
                     self._until_answered(client, f"/v1/jobs/{job_id}/cancel", {}, None, {202, 409})
+
+    def _id(self, key: str) -> str:
+        """The id of an earlier order's job, once it is acknowledged, as it will be."""
+        with self._told:
+            self._told.wait_for(lambda: self.acknowledged[key])
+            return next(iter(self.acknowledged[key]))
 
     def _follow(self, key: str, job_id: str) -> None:
         headers: dict[str, str] = {}

@@ -12,8 +12,9 @@ from standardwebhooks import WebhookVerificationError
 
 from shared.database import Database
 from tests.drills.audit import Findings, audit, unfinished
-from tests.drills.clients import SECRET, Clients, Order, orders
+from tests.drills.clients import Clients
 from tests.drills.faults import inject
+from tests.drills.orders import SECRET, Order, orders
 from tests.drills.stage import Stage, stage
 from tests.receivers import Answer, Receiver, Request, receiving
 
@@ -41,6 +42,7 @@ class Report:
             f"{self.database}, seed {self.seed}: {self.jobs} jobs in {self.seconds:.0f} s; {broken}; "
             f"{self.retries} requests repeated\n"
             f"lost {len(found.lost)}, doubled {len(found.doubled)}, stuck {len(found.stuck)}; "
+            f"attempts miscounted, or jobs out of turn {len(found.unproven)}; "
             f"files orphaned {len(found.orphaned)}, streams and webhooks missing {len(found.untold)}"
         )
         return "\n".join([head, *found.all(), *self.odd])
@@ -54,7 +56,7 @@ def drill(folder: Path, dialect: str, *, seed: int, jobs: int, seconds: float) -
         clients = Clients(up.url, todo, seconds)
         faults = inject(up, seed, seconds)
         clients.wait(PATIENCE)
-        _wait_for_the_end(up)
+        faults["workers crashed"] += _wait_for_the_end(up)
         untold = _wait_for_word(todo, clients, hooks)
         for worker in up.workers:
             worker.stop(60)
@@ -102,13 +104,17 @@ def _wait_for_word(todo: Sequence[Order], clients: Clients, hooks: Receiver) -> 
     ]
 
 
-def _wait_for_the_end(up: Stage) -> None:
-    """A job that does not end is the audit's to report, so this gives up without a word."""
+def _wait_for_the_end(up: Stage) -> int:
+    """How many workers crashed meanwhile, by jobs that do that.
+
+    A job that does not end is the audit's to report, so this gives up without a word."""
+    crashed = 0
     database = Database(up.settings.database_url)
     deadline = time.monotonic() + PATIENCE
     try:
         while unfinished(database) and time.monotonic() < deadline:
-            up.revive()  # a job that crashes its worker may do so now
+            crashed += up.revive()
             time.sleep(0.5)
+        return crashed
     finally:
         database.dispose()

@@ -17,7 +17,7 @@ from shared.settings import Settings
 from tests.servers import Postgres, Qanvas, Valkey, free_port, wait_until
 
 #: seconds, short, so that what dies is soon missed
-LEASE, UPKEEP, DRAIN = 2.0, 0.5, 2.0
+LEASE, UPKEEP, DRAIN, BACKOFF = 2.0, 0.5, 2.0, 0.5
 
 
 @dataclass
@@ -94,6 +94,7 @@ def stage(folder: Path, dialect: str, workers: int = 3) -> Iterator[Stage]:
         "QANVAS_LEASE_SECONDS": str(LEASE),
         "QANVAS_UPKEEP_SECONDS": str(UPKEEP),
         "QANVAS_DRAIN_SECONDS": str(DRAIN),
+        "QANVAS_RETRY_BASE_SECONDS": str(BACKOFF),
     }
     found = Stage(folder, Settings.from_env(environment), valkey, postgres)
     try:
@@ -113,28 +114,35 @@ def stage(folder: Path, dialect: str, workers: int = 3) -> Iterator[Stage]:
             postgres.stop()
 
 
-#: a row for each time a job entered a terminal status, written by the database itself
-_WITNESS = {
+#: a row for each time a job took on another status, written by the database itself
+_STEPS = {
+    dialect: f"CREATE TABLE drill_steps (number {key} PRIMARY KEY, job_id text, status text, attempt integer)"
+    for dialect, key in (("sqlite", "integer"), ("postgresql", "bigserial"))
+}
+_NOTE = {
     "sqlite": """
-        CREATE TRIGGER drill_ends AFTER UPDATE OF status ON jobs
-        WHEN OLD.status <> NEW.status AND NEW.status IN ('succeeded', 'failed', 'canceled', 'expired')
-        BEGIN INSERT INTO drill_endings VALUES (NEW.id, NEW.status, NEW.attempt); END
+        CREATE TRIGGER drill_note AFTER UPDATE OF status ON jobs WHEN OLD.status <> NEW.status
+        BEGIN
+          INSERT INTO drill_steps (job_id, status, attempt) VALUES (NEW.id, NEW.status, NEW.attempt);
+        END
     """,
     "postgresql": """
         CREATE FUNCTION drill_note() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN INSERT INTO drill_endings VALUES (NEW.id, NEW.status, NEW.attempt); RETURN NEW; END $$;
-        CREATE TRIGGER drill_ends AFTER UPDATE OF status ON jobs FOR EACH ROW
-        WHEN (OLD.status <> NEW.status AND NEW.status IN ('succeeded', 'failed', 'canceled', 'expired'))
-        EXECUTE FUNCTION drill_note()
+        BEGIN
+          INSERT INTO drill_steps (job_id, status, attempt) VALUES (NEW.id, NEW.status, NEW.attempt);
+          RETURN NEW;
+        END $$;
+        CREATE TRIGGER drill_note AFTER UPDATE OF status ON jobs FOR EACH ROW
+        WHEN (OLD.status <> NEW.status) EXECUTE FUNCTION drill_note()
     """,
 }
 
 
 def witness(database: Database) -> None:
-    """Let the database note every ending, so that the audit need not trust the code it audits."""
+    """Let the database note every step, so that the audit need not trust the code it audits."""
     with database.write() as connection:
-        connection.exec_driver_sql("CREATE TABLE drill_endings (job_id text, status text, attempt integer)")
-        connection.execute(sa.text(_WITNESS[database.dialect]))
+        for statement in (_STEPS, _NOTE):
+            connection.execute(sa.text(statement[database.dialect]))
 
 
 def kill(process: Qanvas) -> None:

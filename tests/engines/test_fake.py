@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
@@ -112,3 +114,20 @@ def test_the_metadata_make_the_picture_again(tmp_path: Path) -> None:
         "width": "48",
         "height": "32",
     }
+
+
+def test_it_draws_upon_a_picture_that_it_is_given(tmp_path: Path) -> None:
+    below = draw(Recorder(tmp_path), seed=1)
+    assert np.array_equal(draw(Recorder(tmp_path), image=PIL.Image.fromarray(below), steps=0), below)
+    assert not np.array_equal(draw(Recorder(tmp_path), image=PIL.Image.fromarray(below)), below)
+
+
+def test_so_many_attempts_fail_as_ordered_and_the_next_one_draws(tmp_path: Path) -> None:
+    picture = draw(Recorder(tmp_path))
+    flaky = work(fail_attempts=2)
+    for attempt in (1, 2):
+        with pytest.raises(JobError, match="fail_attempts") as failed:
+            FakeEngine().run(None, replace(flaky, attempt=attempt), Recorder(tmp_path))
+        assert failed.value.retryable
+    [output] = FakeEngine().run(None, replace(flaky, attempt=3), Recorder(tmp_path)).outputs
+    assert isinstance(output, Image) and np.array_equal(output.pixels, picture)

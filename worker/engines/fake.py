@@ -1,7 +1,7 @@
 """A model for drills and load tests: a picture drawn step by step, and faults on request.
 
-Its picture is a function of prompt, seed, size and number of steps alone, so that a run that was killed and
-went on elsewhere can be compared with one that was not.
+Its picture is a function of prompt, seed, size, number of steps and the picture that it is drawn upon, so
+that a run that was killed and went on elsewhere can be compared with one that was not.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class FakeEngine:
 
 def _fault(work: Work, step: int) -> None:
     """Fail or crash on reaching this step, as ordered."""
+    if step == 1 and work.attempt <= (work.input.get("fail_attempts") or 0):
+        raise JobError(f"failed in attempt {work.attempt}, as ordered by fail_attempts", retryable=True)
     if step == work.input.get("fail_at_step"):
         raise JobError(f"failed at step {step}, as ordered by fail_at_step")
     if step == work.input.get("crash_at_step"):
@@ -121,7 +123,9 @@ def _step(work: Work, canvas: _Canvas) -> _Canvas:
 
 
 def _background(work: Work) -> _Canvas:
-    """A blend from one colour above to another below."""
+    """The picture to draw upon, or a blend from one colour above to another below."""
+    if (given := work.input.get("image")) is not None:
+        return _Canvas(np.array(given))
     height, width = int(work.input["height"]), int(work.input["width"])
     above, below = _random(work, 0).integers(0, 256, (2, 3))
     blend = np.linspace(above, below, height).astype(np.uint8)
