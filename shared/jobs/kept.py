@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.database import Database
-from shared.ids import first_id, is_id
+from shared.ids import Kind, first_id, is_id
 from shared.jobs.files import JOB_INPUT
 from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import files, job_inputs, jobs, models, outputs, status_in
@@ -46,12 +46,26 @@ def note_inputs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> No
 def forget_made(connection: Connection, job_id: str) -> list[str]:
     """Forget the files that were made of a job's ``data:`` URIs and that no other job names; their keys."""
     own, others = job_inputs.alias("own"), job_inputs.alias("others")
-    made = sa.delete(files).where(
-        files.c.purpose == JOB_INPUT,
-        files.c.id.in_(sa.select(own.c.reference).where(own.c.job_id == job_id)),
+    named = sa.select(own.c.reference).where(own.c.job_id == job_id)
+    made = sa.select(files.c.id).where(files.c.purpose == JOB_INPUT, files.c.id.in_(named))
+    ids = connection.execute(made.order_by(files.c.id).with_for_update()).scalars().all()
+    return _forget(
+        connection,
+        files,
+        ids,
         ~sa.exists().where(others.c.reference == files.c.id, others.c.job_id != job_id),
     )
-    return list(connection.execute(made.returning(files.c.key)).scalars())
+
+
+def _forget(
+    connection: Connection, table: sa.Table, ids: Sequence[str], unless: sa.ColumnElement[bool]
+) -> list[str]:
+    """Forget these locked files or outputs; their keys.
+
+    The condition that they were found by is asked again: who came to name one before it was locked has
+    committed by now, and this statement sees it."""
+    gone = sa.delete(table).where(table.c.id.in_(ids), unless).returning(table.c.key)
+    return list(connection.execute(gone).scalars()) if ids else []
 
 
 def _in_use(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -74,33 +88,22 @@ class Kept:
 
     def expire_outputs(self, seconds: float, limit: int) -> list[str]:
         """Forget outputs older than so many seconds that no waiting or running job reads; their keys."""
-        with self._database.write() as connection:
-            now = self._database.now(connection)
-            # an id begins with the time it was made at: the primary key is the index of ages
-            old = (
-                sa.select(outputs.c.id)
-                .where(
-                    outputs.c.id < first_id("out", now - seconds),
-                    ~_in_use(outputs.c.id, outputs.c.job_id),
-                )
-                .order_by(outputs.c.id)
-                .limit(limit)
-            )
-            gone = sa.delete(outputs).where(outputs.c.id.in_(old)).returning(outputs.c.key)
-            return list(connection.execute(gone).scalars())
+        return self._expire(outputs, "out", ~_in_use(outputs.c.id, outputs.c.job_id), seconds, limit)
 
     def expire_files(self, seconds: float, limit: int) -> list[str]:
         """Forget files older than so many seconds that no waiting or running job reads; their keys."""
+        return self._expire(files, "file", ~_in_use(files.c.id), seconds, limit)
+
+    def _expire(
+        self, table: sa.Table, kind: Kind, idle: sa.ColumnElement[bool], seconds: float, limit: int
+    ) -> list[str]:
         with self._database.write() as connection:
             now = self._database.now(connection)
-            old = (
-                sa.select(files.c.id)
-                .where(files.c.id < first_id("file", now - seconds), ~_in_use(files.c.id))
-                .order_by(files.c.id)
-                .limit(limit)
-            )
-            gone = sa.delete(files).where(files.c.id.in_(old)).returning(files.c.key)
-            return list(connection.execute(gone).scalars())
+            # an id begins with the time it was made at: the primary key is the index of ages
+            old = sa.select(table.c.id).where(table.c.id < first_id(kind, now - seconds), idle)
+            # what a submission holds just now is passed over
+            old = old.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
+            return _forget(connection, table, connection.execute(old).scalars().all(), idle)
 
     def unnamed_files(self, keys: Sequence[str]) -> list[str]:
         """Those of these keys below ``files/`` that no row names."""

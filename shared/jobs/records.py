@@ -23,6 +23,16 @@ class Webhook:
     secret: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A place of an input that is a stored file: ``reference`` is the id of a file or of an output, or that
+    of a job, whose ``output`` of this number it is."""
+
+    pointer: str
+    reference: str
+    output: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A job to submit; its input has been checked and filled in."""
@@ -42,6 +52,8 @@ class NewJob:
     expires_in: float | None = None
     #: ids of jobs of the tenant that must have succeeded before it is queued
     depends_on: tuple[str, ...] = ()
+    #: what must be there when the job is committed
+    reads: tuple[Read, ...] = ()
     group: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     webhook: Webhook | None = None

@@ -22,7 +22,7 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import again, dependencies, outbox, positions, transitions
+from shared.jobs import again, dependencies, outbox, positions, reading, transitions
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
@@ -31,6 +31,9 @@ from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import jobs, outputs, shown_status, status_in
 
 _NO_LIMITS: Mapping[str, int] = {}
+
+#: what becomes of a submission: the job, or why there is none
+Answer = Submitted | InvalidInput | OverLimit
 
 
 class JobStore:
@@ -43,13 +46,15 @@ class JobStore:
 
     def submit(
         self, new: Sequence[NewJob], *, limits: Mapping[str, int] = _NO_LIMITS, together: bool = False
-    ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
+    ) -> list[Answer]:
         """Persist jobs in one transaction; a result for each, in order.
 
         A job whose idempotency key is known is not made again: its result is the earlier job with
-        ``replayed`` set, or an IdempotencyMismatch where that came from another request. ``limits``: the most
-        jobs that a tenant may have waiting; what goes beyond is not made, its result an OverLimit.
-        ``together``: the jobs, of one tenant and without such keys, are all made or none; raises OverLimit.
+        ``replayed`` set, or an IdempotencyMismatch where that came from another request. What reads a file
+        that is gone is not made, its result an InvalidInput. ``limits``: the most jobs that a tenant may
+        have waiting; what goes beyond is not made, its result an OverLimit. ``together``: the jobs, of one
+        tenant and without such keys, are all made or none; raises OverLimit, and InvalidInput whose pointers
+        begin with the job's place, as ``/17``.
         """
         with self._database.write() as connection:
             return self._submit(connection, new, limits, together=together)
@@ -62,17 +67,23 @@ class JobStore:
         *,
         together: bool = False,
         held: Collection[str] = (),
-    ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
+    ) -> list[Answer]:
         now = self._database.now(connection)
         rows = [_row(job, now) for job in new]
         room = Room(self._database, connection, limits, (job.tenant for job in new))
         if together and (refusal := room.take(new[0].tenant, len(new))) is not None:
             raise refusal
         waits = dependencies.hold(self._database, connection, rows, held)
+        gone = reading.hold(connection, new, waits.found)
+        if together and any(gone):
+            raise _placed(gone)
         if any(job.idempotency_key is not None for job in new):
-            results = self._insert_keyed(connection, rows, room)
+            results = self._insert_keyed(connection, rows, gone, room)
         else:
-            refusals = [None if together else room.take(job.tenant) for job in new]
+            refusals = [
+                lost or (None if together else room.take(job.tenant))
+                for job, lost in zip(new, gone, strict=True)
+            ]
             if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
                 self._tag(connection, made)
                 connection.execute(sa.insert(jobs), made)
@@ -88,15 +99,20 @@ class JobStore:
             row["tag"] = tag
 
     def _insert_keyed(
-        self, connection: Connection, rows: list[dict[str, Any]], room: Room
-    ) -> list[Submitted | IdempotencyMismatch | OverLimit]:
+        self,
+        connection: Connection,
+        rows: list[dict[str, Any]],
+        gone: Sequence[InvalidInput | None],
+        room: Room,
+    ) -> list[Answer]:
         dialect = postgresql if self._database.dialect == "postgresql" else sqlite
-        results: dict[str, Submitted | IdempotencyMismatch | OverLimit] = {}
+        results: dict[str, Answer] = {}
         self._tag(connection, rows)
         refused = []
         # two that insert the same keys wait for each other's: in one order, or both wait for ever
-        for row in sorted(rows, key=lambda row: (row["tenant"], row["idempotency_key"] or "")):
-            refusal = room.take(row["tenant"])
+        ordered = sorted(zip(rows, gone, strict=True), key=lambda one: _key(one[0]))
+        for row, lost in ordered:
+            refusal = lost or room.take(row["tenant"])
             if refusal is None:
                 insert = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
                 if connection.execute(insert, row).first() is not None:
@@ -254,10 +270,9 @@ class JobStore:
                     f"job {job_id} cannot be deleted while a job that depends on it has not ended; "
                     "cancel that one first"
                 )
-            keys = list(
-                connection.execute(sa.select(outputs.c.key).where(outputs.c.job_id == job_id)).scalars()
-            )
-            keys += forget_made(connection, job_id)
+            keys = forget_made(connection, job_id)
+            own = sa.select(outputs.c.key).where(outputs.c.job_id == job_id).order_by(outputs.c.id)
+            keys += connection.execute(own.with_for_update()).scalars()
             connection.execute(sa.delete(outputs).where(outputs.c.job_id == job_id))
             outbox.forget(connection, job_id)
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
@@ -300,9 +315,9 @@ def _entered(
     connection: Connection,
     waits: dependencies.Waits,
     rows: Sequence[dict[str, Any]],
-    results: list[Submitted | IdempotencyMismatch | OverLimit],
+    results: list[Answer],
     now: float,
-) -> list[Submitted | IdempotencyMismatch | OverLimit]:
+) -> list[Answer]:
     """Note what the jobs that were made wait for; those that would wait in vain have failed already."""
     if not waits.edges:
         return results
@@ -310,6 +325,22 @@ def _entered(
     lost = dependencies.enter(connection, waits, [row for row in rows if row["id"] in made], now)
     failed = {row.id: Submitted(transitions.record(row)) for row in lost}
     return [failed.get(one.job.id, one) if isinstance(one, Submitted) else one for one in results]
+
+
+def _placed(gone: Sequence[InvalidInput | None]) -> InvalidInput:
+    """What is wrong with jobs that are made together, each fault with its job's place."""
+    return InvalidInput(
+        [
+            FieldError(f"/{place}{fault.pointer}", fault.detail)
+            for place, lost in enumerate(gone)
+            if lost is not None
+            for fault in lost.errors
+        ]
+    )
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["tenant"], row["idempotency_key"] or ""
 
 
 def _row(new: NewJob, now: float) -> dict[str, Any]:

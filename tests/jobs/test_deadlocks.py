@@ -6,14 +6,12 @@ SQLite has one writer at a time.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from shared.database import Database
 from shared.jobs.dependencies import Dependencies
@@ -23,13 +21,10 @@ from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.jobs.tables import jobs
 from tests.jobs.factory import new_job, submit
+from tests.jobs.meeting import pause, started, waiting
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-
-_WAITING = sa.text(
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
 
 
 @pytest.fixture
@@ -38,37 +33,6 @@ def other(database: Database) -> Iterator[Database]:
     opened = Database(database.url.render_as_string(hide_password=False))
     yield opened
     opened.dispose()
-
-
-def started(work: Callable[[], Any]) -> Future[Any]:
-    """``work`` on a thread of its own."""
-    result: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - the test shall see it, whatever it is
-            result.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return result
-
-
-def waiting(database: Database) -> int:
-    """Connections to the database that wait for a lock."""
-    with database.engine.connect() as connection:
-        return int(connection.execute(_WAITING).scalar_one())
-
-
-def pause(database: Database, statement: str, until: Callable[[], object]) -> None:
-    """Let this pool's first statement that begins so wait for something."""
-    met: list[str] = []
-
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def hold(_c: object, _cursor: object, text: str, *_: object) -> None:
-        if text.startswith(statement) and not met:
-            met.append(text)
-            wait_until(until, what=f"what {statement} shall meet")
 
 
 def succeeded(store: JobStore, leases: Leases) -> Job:
@@ -148,13 +112,7 @@ def test_two_that_submit_the_same_keys_in_another_order_both_get_their_jobs(
         second or second.append(started(lambda: JobStore(other).submit(new[::-1])))
         return second[0].done() or waiting(database) > 0
 
-    inserted = iter(range(2))
-
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def hold(_c: object, _cursor: object, text: str, *_: object) -> None:
-        if text.startswith("INSERT INTO jobs") and next(inserted) == 1:
-            wait_until(submitting, what="the other submission to wait")
-
+    pause(database, "INSERT INTO jobs", submitting, nth=2)
     made = store.submit(new)
     theirs = second[0].result(30)
     assert all(isinstance(one, Submitted) for one in (*made, *theirs))
