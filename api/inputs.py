@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from api.services import Services
+from shared.catalog.places import changed
 from shared.catalog.references import is_reference
 from shared.errors import InvalidInput, NotFound, Refused
 from shared.ids import is_id, new_id
 from shared.jobs.files import JOB_INPUT, FileRecord, NewFile
-from shared.jobs.records import no_such_output
+from shared.jobs.records import Read, no_such_output
 from shared.jobs.states import Status
 from shared.media import KINDS, UNKNOWN, decode_data_uri, fits
 from shared.outward import check_url, is_url
@@ -27,7 +28,7 @@ class Inputs:
     def __init__(self, services: Services, tenant: str) -> None:
         self._services, self._tenant = services, tenant
         self._made: list[FileRecord] = []
-        self._needs: list[str] = []
+        self._reads: list[Read] = []
 
     def settle(self, schema: Mapping[str, Any], value: Any, pointer: str) -> Any:
         """The input with every ``data:`` URI stored and replaced by the id of its file.
@@ -35,25 +36,19 @@ class Inputs:
         ``schema`` says which strings are files (``x-file``). Raises InvalidInput, TooLarge, OverLimit,
         Unavailable.
         """
-        if (kind := schema.get("x-file")) is not None:
-            if isinstance(value, str):
-                return self._file(kind, value, pointer)
-            if is_reference(value):
-                return self._refer(kind, value["job"], int(value["output"]), pointer)
-        if isinstance(value, dict):
-            known = schema.get("properties", {})
-            return {
-                name: self.settle(known[name], member, f"{pointer}/{name}") if name in known else member
-                for name, member in value.items()
-            }
-        if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):
-            return [self.settle(items, member, f"{pointer}/{index}") for index, member in enumerate(value)]
-        return value
+        return changed(schema, value, "x-file", self._settle, pointer)
 
-    def take_needs(self) -> list[str]:
-        """The jobs whose outputs the values settled since the last call name."""
-        needs, self._needs = self._needs, []
-        return needs
+    def _settle(self, kind: str, value: Any, pointer: str) -> Any:
+        if isinstance(value, str):
+            return self._file(kind, value, pointer)
+        if is_reference(value):
+            return self._refer(kind, value["job"], int(value["output"]), pointer)
+        return value  # null, say
+
+    def take_reads(self) -> tuple[Read, ...]:
+        """The files that the values settled since the last call name, other than by URL."""
+        reads, self._reads = self._reads, []
+        return tuple(reads)
 
     def discard(self) -> None:
         """Remove what was stored: the job that needs it was not made."""
@@ -66,12 +61,12 @@ class Inputs:
     def _file(self, kind: str, value: str, pointer: str) -> str:
         if value[:5].lower() == "data:":
             record = self._store(kind, value, pointer)
+            self._reads.append(Read(pointer, record.id))
             return record.id
-        if is_id("file", value):
-            self._check(kind, self._there(self._services.files.get, value, pointer), pointer)
-            return value
-        if is_id("out", value):
-            self._check(kind, self._there(self._services.jobs.output, value, pointer), pointer)
+        if is_id("file", value) or is_id("out", value):
+            get = self._services.files.get if is_id("file", value) else self._services.jobs.output
+            self._check(kind, self._there(get, value, pointer), pointer)
+            self._reads.append(Read(pointer, value))
             return value
         if is_url(value):
             return self._url(value, pointer)
@@ -91,7 +86,7 @@ class Inputs:
             job = self._services.jobs.get(job_id, tenant=self._tenant)
         except NotFound as error:
             raise InvalidInput.at(f"{pointer}/job", str(error)) from None
-        self._needs.append(job.id)
+        self._reads.append(Read(pointer, job.id, output))
         if job.status is Status.SUCCEEDED:
             if output >= len(job.outputs):
                 raise InvalidInput.at(f"{pointer}/output", no_such_output(job, output))

@@ -15,9 +15,9 @@ from api.inputs import Inputs
 from api.services import Accepted, Services
 from shared import webhooks
 from shared.aftermath import tell
-from shared.errors import FieldError, InvalidInput, QanvasError
+from shared.errors import FieldError, InvalidInput
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
-from shared.jobs.records import Job, NewJob
+from shared.jobs.records import Job, NewJob, Read, Submitted
 from shared.jobs.states import Status
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -63,12 +63,14 @@ def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, An
             raise InvalidInput(faults[:_MOST_FAULTS])
         if sum(len(job.depends_on) for job in new) > MOST_IN_ONE_REQUEST:
             raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
-        made: list[Job] = []
         limits = services.waiting_limits([tenant])
-        for submitted in services.jobs.submit(new, limits=limits, together=True):
-            if isinstance(submitted, QanvasError):
-                raise submitted
-            made.append(submitted.job)
+        try:
+            answers = services.jobs.submit(new, limits=limits, together=True)
+        except InvalidInput as error:
+            raise InvalidInput(
+                [FieldError(f"/jobs{one.pointer}", one.detail) for one in error.errors]
+            ) from None
+    made = [answer.job for answer in answers if isinstance(answer, Submitted)]
     _announce(services, made)
     return made
 
@@ -111,6 +113,7 @@ def _new(
     model = services.catalog.resolve(body.get("model"), body.get("task"), tenant)
     values = services.catalog.check_input(model, body.get("input", {}))
     values = inputs.settle(model.input_schema, values, "/input")
+    reads = inputs.take_reads()
     return NewJob(
         tenant=tenant,
         task=model.task,
@@ -122,7 +125,8 @@ def _new(
         timeout=body.get("timeout"),
         run_at=when(body.get("run_at"), "/run_at"),
         expires_in=body.get("expires_in"),
-        depends_on=_depends_on(services, tenant, body.get("depends_on", ()), inputs.take_needs()),
+        depends_on=_depends_on(services, tenant, body.get("depends_on", ()), reads),
+        reads=reads,
         group=body.get("group"),
         metadata=body.get("metadata", {}),
         webhook=webhooks.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
@@ -132,9 +136,10 @@ def _new(
 
 
 def _depends_on(
-    services: Services, tenant: str, given: Sequence[str], read: Sequence[str]
+    services: Services, tenant: str, given: Sequence[str], reads: Sequence[Read]
 ) -> tuple[str, ...]:
     """The jobs that the submission names, then those whose outputs it reads. Raises InvalidInput."""
+    read = [one.reference for one in reads if one.output is not None]
     if not (given or read):
         return ()
     mine = services.jobs.owned(given, tenant=tenant)

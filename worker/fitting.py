@@ -12,6 +12,7 @@ from typing import Any
 import PIL.Image
 from PIL import ImageOps
 
+from shared.catalog.places import changed
 from shared.errors import JobError
 from worker.pictures import open_picture
 
@@ -23,20 +24,24 @@ def with_pictures(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[s
     ``width`` and ``height`` where the job did not say one.
 
     Raises JobError for a file that is no picture, and for pictures of different sizes."""
-    rules = schema.get("properties", {})
-    kinds = {
-        name: rule["x-picture"]
-        for name, rule in rules.items()
-        if "x-picture" in rule and isinstance(given.get(name), str)
-    }
-    if not kinds:
+    pictures: dict[str, PIL.Image.Image] = {}
+
+    def opened(kind: Any, path: Any, pointer: str) -> Any:
+        if not isinstance(path, str):
+            return path
+        pictures[pointer[1:]] = open_picture(Path(path), pointer[1:], kind)
+        return pictures[pointer[1:]]
+
+    def fitted(_: Any, picture: Any, __: str) -> Any:
+        return fit(picture, size) if isinstance(picture, PIL.Image.Image) else picture
+
+    found = changed(schema, given, "x-picture", opened)
+    if not pictures:
         return dict(given)
-    pictures = {name: open_picture(Path(given[name]), name, kind) for name, kind in kinds.items()}
     _check_alike(pictures)
     first = next(iter(pictures.values()))
-    size = wanted_size(first.size, given, rules)
-    fitted = {name: fit(picture, size) for name, picture in pictures.items()}
-    return {**given, **fitted, "width": size[0], "height": size[1]}
+    size = wanted_size(first.size, given, schema.get("properties", {}))
+    return {**changed(schema, found, "x-picture", fitted), "width": size[0], "height": size[1]}
 
 
 def wanted_size(own: Size, given: Mapping[str, Any], rules: Mapping[str, Any]) -> Size:

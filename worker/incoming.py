@@ -51,8 +51,8 @@ class Incoming:
     def fetch(self, url: str, kind: str, field: str, folder: Path, report: Report) -> Path:
         """The file that the URL leads to, in ``folder``, with a suffix that says what it is.
 
-        ``kind`` is one of ``KINDS``, ``field`` the input's name. Raises JobError of type ``invalid-input``,
-        retryable where another time may be better."""
+        ``kind`` is one of ``KINDS``, ``field`` the input's name, as ``image`` or ``frames/3``. Raises
+        JobError of type ``invalid-input``, retryable where another time may be better."""
         deadline = time.monotonic() + self._seconds
         try:
             for _ in range(MOST_REDIRECTS + 1):
@@ -82,7 +82,7 @@ class Incoming:
             allowed = ", ".join(KINDS.get(kind, ()))
             raise _failed(field, f"by its content it is {media_type}; needed is {kind} ({allowed})")
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{field}{suffix}"
+        path = folder / file_name(field, suffix)
         done, told = 0, 0.0
         with path.open("wb") as file:
             for piece in chain((head,), rest):
@@ -91,6 +91,11 @@ class Incoming:
                     told = now
                     report(Progress("fetch", done, total))
         return path
+
+
+def file_name(field: str, suffix: str = "") -> str:
+    """What the file of an input is called on this machine."""
+    return field.replace("/", "~") + suffix
 
 
 def _first(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

@@ -12,6 +12,7 @@ from typing import Any
 from shared.catalog.catalog import Catalog
 from shared.catalog.fetch import materialise
 from shared.catalog.models import Hub, Model
+from shared.catalog.places import changed
 from shared.catalog.references import is_reference
 from shared.errors import JobError, ModelUnavailable, NotFound
 from shared.ids import is_id
@@ -27,7 +28,7 @@ from worker.engines.base import Work
 from worker.engines.registry import engine_named
 from worker.fetching import Fetches, Report, Wait
 from worker.fitting import with_pictures
-from worker.incoming import Incoming
+from worker.incoming import Incoming, file_name
 from worker.kiln.firing import Order
 
 #: brings the files of a model, or of something that belongs to one
@@ -110,16 +111,16 @@ class Preparer:
 
     def _local_input(self, job: Job, model: Model, folder: Path, bring: Bring) -> dict[str, Any]:
         """The input with local paths instead of references to files."""
-        properties = model.input_schema.get("properties", {})
-        given = dict(job.input)
-        for name, rule in properties.items():
-            reference = given.get(name)
-            if "x-file" not in rule or reference is None:
-                continue
+
+        def local(kind: str, reference: Any, pointer: str) -> str | None:
+            name = pointer[1:]
+            if reference is None:
+                return None
             if isinstance(reference, str) and is_url(reference):
-                given[name] = str(bring(reference, rule["x-file"], name))
-            else:
-                given[name] = str(self._local_file(job, name, reference, folder))
+                return str(bring(reference, kind, name))
+            return str(self._local_file(job, name, reference, folder))
+
+        given: dict[str, Any] = changed(model.input_schema, job.input, "x-file", local)
         return given
 
     def _local_file(self, job: Job, name: str, reference: Any, folder: Path) -> Path:
@@ -127,15 +128,16 @@ class Preparer:
             reference = self._output_of(job, name, reference)
         if reference.startswith("data:"):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(decode_data_uri(reference, f"/input/{name}")[1])
-            return folder / name
+            path = folder / file_name(name)
+            path.write_bytes(decode_data_uri(reference, f"/input/{name}")[1])
+            return path
         try:
             key, suffix = self._stored(job, reference)
             local = self._storage.local_path(key)
             if local is not None and local.suffix == suffix:
                 return local
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{name}{suffix}"
+            path = folder / file_name(name, suffix)
             if local is not None:
                 path.symlink_to(local)
                 return path

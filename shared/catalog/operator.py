@@ -27,7 +27,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator, ValidationError
 
-from shared.catalog import schemas
+from shared.catalog import places, schemas
 from shared.catalog.additions import with_controlnet, with_loras
 from shared.catalog.check import InputCheck
 from shared.catalog.models import Folder, Hub, Model, Source
@@ -40,6 +40,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # the library takes no dot
 _DIFFUSION_ONLY = ("loras", "controlnet")
 _TEXT = {"type": "string", "minLength": 1}
+_MISPLACED = (
+    "has x-file or x-picture where it would not be heeded: they belong to strings, which may stand in the "
+    "properties of objects and the items of arrays"
+)
 #: where files come from
 _SOURCE = {
     "hub": {
@@ -195,6 +199,8 @@ def _specialised(
         except ValidationError as error:
             place = "/".join(str(part) for part in error.instance_path[1:])
             raise InvalidInput.at(f"{at}/{place}", "is not what JSON Schema allows there") from None
+        if lost := list(places.misplaced(schema)):
+            raise InvalidInput.at(at + lost[0], _MISPLACED)
         if unfit := list(_unfit_defaults(schema, at)):
             raise InvalidInput(unfit)
     return found

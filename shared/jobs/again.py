@@ -68,4 +68,6 @@ def _renamed(value: Any, newest: Mapping[str, str]) -> Any:
         return {**value, "job": newest.get(value["job"], value["job"])}
     if isinstance(value, list):
         return [_renamed(item, newest) for item in value]
+    if isinstance(value, dict):
+        return {name: _renamed(item, newest) for name, item in value.items()}
     return value
