@@ -171,6 +171,7 @@ WAITING: Schema = record(
     reason={
         "enum": [
             "behind-others",
+            "tenant-limit",
             "no-worker-for-model",
             "loading-model",
             "depends-on",

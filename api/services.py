@@ -60,12 +60,18 @@ class Services:
         self.tenants = Tenants(self.database, settings)
         self.limits = Limits(self.tenants, settings.redis_url)
         self.outbox = Outbox(self.database)
-        self.leases = Leases(self.database, settings.lease_seconds)
+        self.leases = Leases(self.database, settings.lease_seconds, most=self.tenants.most_running)
         self.catalog = Catalog(settings, self.database)
         self.storage = open_storage(settings)
         self.tickets = Tickets(settings)
         self.events = Events(settings.redis_url)
-        self.aftermath = Aftermath(self.database, self.events, self.tickets, dict(settings.tenant_weights))
+        self.aftermath = Aftermath(
+            self.database,
+            self.events,
+            self.tickets,
+            dict(settings.tenant_weights),
+            self.tenants.most_running,
+        )
         self.follower = Follower(settings.redis_url, self.jobs.ended)
         #: group commit of submissions
         self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)
@@ -96,7 +102,9 @@ class Services:
 
     def positions(self, jobs: Sequence[Job], *, most: int = FAR) -> dict[str, int | None]:
         """By id, how many jobs start before each that waits for others; those that do not are left out."""
-        behind = [job for job in jobs if job.status is Status.QUEUED and self.is_served(job.queue)]
+        behind = [
+            job for job in jobs if job.status is Status.QUEUED and not job.aside and self.is_served(job.queue)
+        ]
         counted = self.jobs.positions(behind, most=most) if behind else []
         return {job.id: position for job, position in zip(behind, counted, strict=True)}
 

@@ -64,10 +64,12 @@ def _waiting(
     match job.status:
         case Status.SCHEDULED:
             reason, estimate = "depends-on" if job.waits_for else "scheduled", None
-        case Status.QUEUED if services.is_served(job.queue):
-            reason, estimate = "behind-others", seconds_until_start(job.queue, position, services.workers())
-        case Status.QUEUED:
+        case Status.QUEUED if not services.is_served(job.queue):
             reason, estimate = "no-worker-for-model", None
+        case Status.QUEUED if job.aside:
+            reason, estimate = "tenant-limit", None
+        case Status.QUEUED:
+            reason, estimate = "behind-others", seconds_until_start(job.queue, position, services.workers())
         case Status.RUNNING if progress is not None and progress.get("stage") in _LOADING:
             reason, estimate = "loading-model", None
         case _:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from shared.database import Database
 from shared.events import Events
+from shared.jobs.caps import Caps, Most, unlimited
 from shared.jobs.dependencies import Dependencies
 from shared.jobs.records import Job
 from shared.jobs.shares import EQUAL
@@ -23,19 +24,32 @@ def tell(events: Events, job: Job) -> None:
 
 class Aftermath:
     def __init__(
-        self, database: Database, events: Events, tickets: Tickets, weights: Mapping[str, float] = EQUAL
+        self,
+        database: Database,
+        events: Events,
+        tickets: Tickets,
+        weights: Mapping[str, float] = EQUAL,
+        most: Most = unlimited,
     ) -> None:
-        """``weights`` as in ``shares``: what goes on gets its place there."""
+        """``weights`` as in ``shares``: what goes on gets its place there. ``most`` as in ``caps``."""
         self._dependencies = Dependencies(database, weights)
+        self._caps = Caps(database, most)
         self._events = events
         self._tickets = tickets
 
-    def of(self, job: Job) -> None:
-        """Let the jobs that waited for an ended one go on, or fail. What takes long is left to upkeep.
+    def of(self, *ended: Job) -> None:
+        """Let the jobs that waited for these to end, or to leave a worker, go on, or fail. What takes long is
+        left to upkeep.
 
         Raises Unavailable; then all of it is left to upkeep."""
-        if job.is_terminal and job.awaited:
+        for tenant in {job.tenant for job in ended}:
+            self._send(self._caps.after_one_of(tenant))
+        if any(job.is_terminal and job.awaited for job in ended):
             self.settle()
+
+    def let_in(self) -> None:
+        """Let the jobs go on that waited until their tenant had less running."""
+        self._send(self._caps.of_all())
 
     def settle(self, seconds: float = 1.0) -> list[Job]:
         """The same for every job that has ended, for about so long; returns the jobs that were moved."""
@@ -45,3 +59,7 @@ class Aftermath:
                 self._tickets.send(job.queue)
             tell(self._events, job)
         return moved
+
+    def _send(self, tickets: Mapping[str, int]) -> None:
+        for queue, count in tickets.items():
+            self._tickets.send(queue, count)

@@ -181,6 +181,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limit_requests", "0", "Requests a minute that each key may make; 0: any number.", _limit),
     Setting("limit_submissions", "0", "Jobs a minute that each key may submit; 0: any number.", _limit),
     Setting("limit_queued", "0", "Jobs that a tenant may have waiting; 0: any number.", _limit),
+    Setting("limit_running", "0", "Jobs that a tenant may have running at once; 0: any number.", _limit),
     Setting("limit_storage_bytes", "0", "Bytes that a tenant's files and outputs may have; 0: any.", _limit),
     Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
     Setting("input_allow_private", "0", "1 lets input files be fetched from private addresses.", _flag),
@@ -235,6 +236,7 @@ class Settings:
     limit_requests: int
     limit_submissions: int
     limit_queued: int
+    limit_running: int
     limit_storage_bytes: int
     webhook_allow_private: bool
     input_allow_private: bool

@@ -17,6 +17,7 @@ from shared.jobs.leases import Leases
 from shared.jobs.outbox import Outbox
 from shared.jobs.records import Worker
 from shared.jobs.store import JobStore
+from shared.jobs.tenants import Tenants
 from shared.listening import Listener
 from shared.outward import Outward
 from shared.queue import Tickets
@@ -51,7 +52,9 @@ class House:
         device = find_device(settings.device)
         jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
-        leases = Leases(self.database, settings.lease_seconds, backoff, dict(settings.tenant_weights))
+        most = Tenants(self.database, settings).most_running
+        weights = dict(settings.tenant_weights)
+        leases = Leases(self.database, settings.lease_seconds, backoff, weights, most)
         results, checkpoints = Results(storage), Checkpoints(storage)
         self.device = device.name
         self.kiln = Kiln(
@@ -63,7 +66,7 @@ class House:
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
-        aftermath = Aftermath(self.database, self.events, self.tickets, dict(settings.tenant_weights))
+        aftermath = Aftermath(self.database, self.events, self.tickets, weights, most)
         self.scratch = Scratch(settings.data / "scratch", self.id)
         self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds

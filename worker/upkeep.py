@@ -81,6 +81,7 @@ class Upkeep:
         for job in self._leases.expire():
             self._announce(job)
         self._aftermath.settle(self._every)
+        self._aftermath.let_in()
         self._leases.forget_silent(self._silent)
         if time.monotonic() - self._swept >= _SWEEP_EVERY:
             self._swept = time.monotonic()
@@ -127,7 +128,8 @@ class Upkeep:
         just on their way are not: only what was missing in the last round too is sent again."""
         before, self._missing = self._missing, {}
         for depth in self._jobs.depths():
-            missing = depth.queued - self._tickets.waiting(depth.queue)
+            # what is set aside gets its ticket when it is let in
+            missing = depth.queued - depth.aside - self._tickets.waiting(depth.queue)
             if missing <= 0:
                 continue
             again = min(missing, before.get(depth.queue, 0))

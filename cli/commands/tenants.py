@@ -39,6 +39,7 @@ def tenants() -> None:
 @click.option("--requests", type=int, help="Requests a minute that each of its keys may make.")
 @click.option("--submissions", type=int, help="Jobs a minute that each of its keys may submit.")
 @click.option("--queued", type=int, help="Jobs that it may have waiting.")
+@click.option("--running", type=int, help="Jobs that it may have running at once.")
 @click.option("--storage", "storage_bytes", type=_Bytes(), help="What its files may take: 500M, 10G.")
 @options.data
 def set_(name: str, data: Path | None, **given: int | None) -> None:

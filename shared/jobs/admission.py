@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
@@ -10,15 +9,11 @@ from sqlalchemy.engine import Connection
 
 from shared.database import Database
 from shared.errors import OverLimit
-from shared.jobs.states import Status
-from shared.jobs.tables import jobs, status_in
+from shared.jobs import one_at_a_time
+from shared.jobs.tables import jobs, waiting
 
-#: the first half of an advisory lock's name; the second is the tenant's
-_LOCK = 0x71_61
 #: seconds after which a place may have become free
 _AGAIN = 5
-
-_waiting = status_in(Status.QUEUED, Status.SCHEDULED)
 
 
 class Room:
@@ -34,9 +29,7 @@ class Room:
         """``limits``: the most jobs that a tenant may have waiting, 0 for any number; ``adding``: whose jobs
         are about to be added."""
         limited = {tenant: limits[tenant] for tenant in set(adding) if limits.get(tenant)}
-        if database.dialect == "postgresql" and limited:
-            for name in sorted(map(_lock_name, limited)):  # in one order, lest two wait for each other
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK, name)))
+        one_at_a_time.wait(database, connection, "submit", limited)
         self._limits = limited
         self._left = {tenant: most - _count(connection, tenant, most) for tenant, most in limited.items()}
 
@@ -64,10 +57,5 @@ class Room:
 
 
 def _count(connection: Connection, tenant: str, most: int) -> int:
-    some = sa.select(sa.literal(1)).select_from(jobs).where(jobs.c.tenant == tenant, _waiting).limit(most)
+    some = sa.select(sa.literal(1)).select_from(jobs).where(jobs.c.tenant == tenant, waiting).limit(most)
     return connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one()
-
-
-def _lock_name(tenant: str) -> int:
-    """32 bits with a sign, as PostgreSQL wants them; tenants that share a name wait for each other."""
-    return int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:4], "big", signed=True)

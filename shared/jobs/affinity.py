@@ -51,6 +51,7 @@ class Candidate:
     model: str
     priority: int
     tag: float
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True)

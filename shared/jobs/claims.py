@@ -7,7 +7,7 @@ SQLite there is one writer at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,13 +16,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from shared.database import Database
-from shared.jobs import transitions
+from shared.jobs import caps, transitions
 from shared.jobs.affinity import WINDOW, Candidate, Choice, Clock, choose
-from shared.jobs.states import Status
-from shared.jobs.tables import clocks, jobs, status_in
+from shared.jobs.tables import claimable, clocks, jobs
 
-#: looks at the head of a queue before a claim goes short: others may have been faster at all that was there
+#: looks at the head of a queue before a claim goes short: others may have been faster at all that was there,
+#: or it is all of tenants that are full
 _LOOKS = 4
+#: how many jobs the next look reads when there are jobs at the head that may not run
+_FURTHER = 256
 
 
 def claim(
@@ -34,19 +36,25 @@ def claim(
     limit: int,
     lease_seconds: float,
     resident: Collection[str] = (),
+    most: caps.Most = caps.unlimited,
 ) -> list[Row[Any]]:
     """Take up to ``limit`` jobs of a queue; the rows, in the order in which they were chosen.
 
-    ``resident``: the ids of models that are loaded where the jobs shall run. A job past its ``expires_at`` is
-    never taken."""
+    ``resident``: the ids of models that are loaded where the jobs shall run. ``most``: what a tenant may have
+    running. A job past its ``expires_at`` is never taken."""
     taken: list[Row[Any]] = []
+    places = caps.Places(database, connection, most)
+    size = WINDOW + limit
     for _ in range(_LOOKS):
         missing = limit - len(taken)
-        head = _Head(database, connection, queue, missing)
-        if head.candidates:
-            choice = head.choose(resident, missing)
+        head = _Head(database, connection, queue, size)
+        if places.count_for(head.candidates):
+            head = _Head(database, connection, queue, size)
+        candidates, beyond = places.sift(head.candidates)
+        if candidates:
+            choice = head.choose(candidates, resident, missing)
             rank = {job.id: place for place, job in enumerate(choice.jobs)}
-            order = [*rank, *(job.id for job in head.candidates if job.id not in rank)]
+            order = [*rank, *(job.id for job in candidates if job.id not in rank)]
             rows = transitions.claim(
                 database,
                 connection,
@@ -56,37 +64,40 @@ def claim(
                 worker=worker,
                 lease_until=head.now + lease_seconds,
             )
+            places.take(rows)
             taken += sorted(rows, key=lambda row: order.index(row.id))
+        caps.put_aside(database, connection, beyond)
         if len(taken) == limit or not head.is_full:
             break
+        size = _FURTHER if beyond else WINDOW + limit - len(taken)
     return taken
 
 
 class _Head:
-    """The first jobs of a queue, with room for ``limit`` claims, and the clocks of their priorities."""
+    """The first ``size`` jobs of a queue, and the clocks of their priorities."""
 
-    def __init__(self, database: Database, connection: Connection, queue: str, limit: int) -> None:
+    def __init__(self, database: Database, connection: Connection, queue: str, size: int) -> None:
         self._dialect, self._connection, self._queue = database.dialect, connection, queue
         self.now = database.now(connection)
-        rows = connection.execute(_window(limit), {"queue": queue, "the_time": self.now}).all()
-        self.candidates = [Candidate(row.id, row.model, row.priority, row.tag) for row in rows]
+        rows = connection.execute(_window(size), {"queue": queue, "the_time": self.now}).all()
+        self.candidates = [Candidate(row.id, row.model, row.priority, row.tag, row.tenant) for row in rows]
         #: whether there may be more jobs behind these
-        self.is_full = len(rows) == WINDOW + limit
+        self.is_full = len(rows) == size
         self._clocks = {row.priority: _clock(row) for row in rows}
         self._new = {row.priority for row in rows if row.virtual is None}
 
-    def choose(self, resident: Collection[str], limit: int) -> Choice:
+    def choose(self, candidates: Sequence[Candidate], resident: Collection[str], limit: int) -> Choice:
         """Choose, and set the clocks to what follows. Overtaking is counted before it happens; where another
         worker moves the same clock at this moment, the jobs are chosen in turn."""
-        choice = self._choose(resident, limit)
+        choice = self._choose(candidates, resident, limit)
         if choice.overtaken and not self._set(choice, exact=True):
-            choice = self._choose((), limit)
+            choice = self._choose(candidates, (), limit)
         if not choice.overtaken:
             self._set(choice, exact=False)
         return choice
 
-    def _choose(self, resident: Collection[str], limit: int) -> Choice:
-        return choose(self.candidates, self._clocks, resident, limit=limit, now=self.now)
+    def _choose(self, candidates: Sequence[Candidate], resident: Collection[str], limit: int) -> Choice:
+        return choose(candidates, self._clocks, resident, limit=limit, now=self.now)
 
     def _set(self, choice: Choice, *, exact: bool) -> bool:
         """Write the clocks that a choice moved; False when one of them was not as it was read.
@@ -115,12 +126,13 @@ def _clock(row: Row[Any]) -> Clock:
 
 
 @lru_cache(maxsize=64)
-def _window(limit: int) -> sa.Executable:
+def _window(size: int) -> sa.Executable:
     """The first jobs of a ``queue``. How many is part of the text: a planner that does not know it would plan
     for a tenth of the table."""
     return (
         sa.select(
             jobs.c.id,
+            jobs.c.tenant,
             jobs.c.model,
             jobs.c.priority,
             jobs.c.tag,
@@ -133,9 +145,9 @@ def _window(limit: int) -> sa.Executable:
                 clocks, sa.and_(clocks.c.queue == jobs.c.queue, clocks.c.priority == jobs.c.priority)
             )
         )
-        .where(jobs.c.queue == sa.bindparam("queue"), status_in(Status.QUEUED), transitions.not_expired())
+        .where(jobs.c.queue == sa.bindparam("queue"), claimable, transitions.not_expired())
         .order_by(jobs.c.priority.desc(), jobs.c.tag, jobs.c.id)
-        .limit(sa.literal_column(str(WINDOW + limit)))
+        .limit(sa.literal_column(str(size)))
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from shared.database import Database
 from shared.errors import LeaseLost
 from shared.ids import new_id
-from shared.jobs import attempts, claims, outbox, transitions
+from shared.jobs import attempts, caps, claims, outbox, transitions
 from shared.jobs.backoff import Backoff
 from shared.jobs.records import (
     Ending,
@@ -56,12 +56,15 @@ class Leases:
         lease_seconds: float,
         backoff: Backoff | None = None,
         weights: Mapping[str, float] = EQUAL,
+        most: caps.Most = caps.unlimited,
     ) -> None:
-        """``weights``: those of tenants that have not 1, see ``shares``."""
+        """``weights``: those of tenants that have not 1, see ``shares``; ``most``: what a tenant may have
+        running, see ``caps``."""
         self._database = database
         self._shares = Shares(database.dialect, weights)
         self._seconds = lease_seconds
         self._backoff = backoff or Backoff()
+        self._most = most
 
     def claim(
         self, worker_id: str, queue: str, *, limit: int = 1, resident: Collection[str] = ()
@@ -79,6 +82,7 @@ class Leases:
                 limit=limit,
                 lease_seconds=self._seconds,
                 resident=resident,
+                most=self._most,
             )
         return list(map(transitions.record, rows))
 

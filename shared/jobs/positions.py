@@ -15,8 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.jobs.records import Job
-from shared.jobs.states import Status
-from shared.jobs.tables import jobs, status_in
+from shared.jobs.tables import claimable, jobs
 
 Place = tuple[float, str]
 
@@ -56,7 +55,7 @@ def _place(job: Job) -> Place:
     return job.tag, job.id
 
 
-_here = (jobs.c.queue == sa.bindparam("queue"), status_in(Status.QUEUED))
+_here = (jobs.c.queue == sa.bindparam("queue"), claimable)
 _in_turn = (jobs.c.priority.desc(), jobs.c.tag, jobs.c.id)
 _same = jobs.c.priority == sa.bindparam("priority")
 _tag_and_id = sa.tuple_(jobs.c.tag, jobs.c.id)

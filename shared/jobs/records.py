@@ -94,6 +94,8 @@ class Job:
     priority: int
     #: its place among those of its queue and priority, see ``shares``; None until it is first queued
     tag: float | None
+    #: queued, and passed over while its tenant has as much running as it may, see ``caps``
+    aside: bool
     input: Mapping[str, Any]
     metadata: Mapping[str, Any]
     group: str | None
@@ -166,11 +168,18 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """``oldest_seconds``: how long the longest-waiting job has been queued."""
+    """``oldest_seconds``: how long the longest-waiting job has been queued; ``aside``: how many of the
+    ``queued`` ones wait because their tenant has as much running as it may."""
 
     queue: str
     queued: int
     oldest_seconds: float
+    aside: int
+
+    def with_(self, other: QueueDepth) -> QueueDepth:
+        """Both parts of one queue together."""
+        oldest = max(self.oldest_seconds, other.oldest_seconds)
+        return QueueDepth(self.queue, self.queued + other.queued, oldest, self.aside + other.aside)
 
 
 @dataclass(frozen=True, slots=True)

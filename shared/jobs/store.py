@@ -28,7 +28,7 @@ from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
 from shared.jobs.shares import EQUAL, Lane, Shares
 from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import jobs, outputs, shown_status, status_in
+from shared.jobs.tables import claimable, jobs, outputs, set_aside, shown_status, status_in
 
 _NO_LIMITS: Mapping[str, int] = {}
 
@@ -297,18 +297,16 @@ class JobStore:
 
     def depths(self) -> Sequence[QueueDepth]:
         """The queues that have jobs waiting, with how many and for how long, by name."""
-        query = (
-            sa.select(jobs.c.queue, sa.func.count(), sa.func.min(jobs.c.queued_at))
-            .where(status_in(Status.QUEUED))
-            .group_by(jobs.c.queue)
-            .order_by(jobs.c.queue)
-        )
+        found: dict[str, QueueDepth] = {}
         with self._database.read() as connection:
             now = self._database.now(connection)
-            return [
-                QueueDepth(queue, queued, max(0.0, now - oldest))
-                for queue, queued, oldest in connection.execute(query)
-            ]
+            for which in (claimable, set_aside):  # each a range of an index of its own
+                query = sa.select(jobs.c.queue, sa.func.count(), sa.func.min(jobs.c.queued_at)).where(which)
+                for queue, count, since in connection.execute(query.group_by(jobs.c.queue)):
+                    aside = count if which is set_aside else 0
+                    depth = QueueDepth(queue, count, max(0.0, now - since), aside)
+                    found[queue] = found[queue].with_(depth) if queue in found else depth
+        return [found[queue] for queue in sorted(found)]
 
 
 def _entered(
@@ -354,6 +352,7 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "status": Status.SCHEDULED.value if scheduled else Status.QUEUED.value,
         "priority": new.priority,
         "tag": None,
+        "aside": False,
         "input": dict(new.input),
         "metadata": dict(new.metadata),
         "webhook": None if new.webhook is None else asdict(new.webhook),

@@ -31,6 +31,8 @@ jobs = sa.Table(
     sa.Column("priority", sa.SmallInteger, nullable=False),
     # the virtual start tag of ``shares``: the order within a queue and a priority; null until first queued
     sa.Column("tag", sa.Double),
+    # of ``caps``: queued, and out of the index of claims while its tenant has as much running as it may
+    sa.Column("aside", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("input", _Json, nullable=False),
     sa.Column("metadata", _Json, nullable=False),
     sa.Column("webhook", _Json),
@@ -79,6 +81,9 @@ shown_status: sa.ColumnElement[str] = sa.case(
 )
 
 _queued = status_in(Status.QUEUED)
+#: queued, and where claims see it
+claimable: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("NOT aside"))
+set_aside: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("aside"))
 _running = status_in(Status.RUNNING)
 #: needs no other job's end any more
 ready: sa.ColumnElement[bool] = sa.literal_column("waits_for = 0")
@@ -92,9 +97,11 @@ sa.Index(
     jobs.c.priority.desc(),
     jobs.c.tag,
     jobs.c.id,
-    sqlite_where=_queued,
-    postgresql_where=_queued,
+    sqlite_where=claimable,
+    postgresql_where=claimable,
 )
+sa.Index("ix_jobs_aside", jobs.c.tenant, jobs.c.queue, sqlite_where=set_aside, postgresql_where=set_aside)
+sa.Index("ix_jobs_running", jobs.c.tenant, sqlite_where=_running, postgresql_where=_running)
 sa.Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)
 sa.Index("ix_jobs_due", jobs.c.due_at, sqlite_where=_due, postgresql_where=_due)
 sa.Index(
@@ -107,8 +114,19 @@ sa.Index("ix_jobs_unsettled", jobs.c.id, sqlite_where=unsettled, postgresql_wher
 _dead = status_in(Status.FAILED)
 sa.Index("ix_jobs_dead", jobs.c.tenant, jobs.c.id, sqlite_where=_dead, postgresql_where=_dead)
 sa.Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.id)
-_waiting = status_in(Status.QUEUED, Status.SCHEDULED)
-sa.Index("ix_jobs_waiting", jobs.c.tenant, sqlite_where=_waiting, postgresql_where=_waiting)
+#: what counts against a tenant's limit of waiting jobs
+waiting = status_in(Status.QUEUED, Status.SCHEDULED)
+sa.Index(
+    "ix_jobs_waiting",
+    jobs.c.tenant,
+    jobs.c.status,
+    jobs.c.queue,
+    jobs.c.priority.desc(),
+    jobs.c.tag,
+    jobs.c.id,
+    sqlite_where=waiting,
+    postgresql_where=waiting,
+)
 _grouped = jobs.c.group_name.is_not(None)
 sa.Index(
     "ix_jobs_group",
@@ -279,7 +297,7 @@ keys = sa.Table(
     sa.Column("revoked_at", sa.Double),
 )
 
-# What is null is as the settings say; 0 is no limit. `running` is for claims, which do not heed it yet.
+# What is null is as the settings say; 0 is no limit.
 tenants = sa.Table(
     "tenants",
     metadata,

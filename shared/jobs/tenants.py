@@ -30,6 +30,8 @@ class Limits:
     submissions: int = 0
     #: jobs that are queued or scheduled
     queued: int = 0
+    #: jobs that run at once
+    running: int = 0
     #: bytes of uploaded files and of outputs
     storage_bytes: int = 0
 
@@ -48,6 +50,10 @@ class Tenants:
     def limits(self, tenant: str) -> Limits:
         """Raises Unavailable when they are not known and the database is away."""
         return self._own().get(tenant, self._default)
+
+    def most_running(self, tenant: str) -> int:
+        """How many jobs of the tenant may run at once, 0 for any number. Raises Unavailable."""
+        return self.limits(tenant).running
 
     def set(self, tenant: str, changes: Mapping[str, int]) -> None:
         """Set some limits of a tenant; the others stay. Raises InvalidInput."""

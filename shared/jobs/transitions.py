@@ -145,6 +145,8 @@ def _statement_for_claim(dialect: str) -> sa.Executable:
 def _implied(transition: Transition, now: object) -> dict[str, Any]:
     """What the new state means for other columns."""
     implied: dict[str, Any] = {"status": transition.target.value}
+    if Status.QUEUED in transition.sources:
+        implied |= {"aside": False}
     if Status.RUNNING in transition.sources:
         implied |= {"lease_until": None, "progress": None}
     if transition.target is Status.QUEUED:
@@ -178,6 +180,7 @@ def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
         status=Status(row.status),
         priority=row.priority,
         tag=row.tag,
+        aside=row.aside,
         input=row.input,
         metadata=row.metadata,
         group=row.group_name,

@@ -170,3 +170,31 @@ def test_rates_are_enforced_again_when_redis_is_back(valkey: Valkey, redis_url: 
         rates.spend("requests", "somebody", 1)
     rates.spend("requests", "another", 1)
     assert rates._away_until is None
+
+
+@sqlite
+def test_a_job_that_its_tenants_limit_holds_back_says_so(
+    api: Api, services: Services, key: Callable[..., dict[str, str]], hand: Hand
+) -> None:
+    ann = key("ann", running=1)
+    first, second = (api.post("/v1/jobs", BODY, headers=ann).json for _ in range(2))
+    [running] = services.leases.claim(hand.worker.id, "default", limit=2)
+    assert running.id == first["id"]
+    shown = api.get(f"/v1/jobs/{second['id']}", headers=ann).json
+    assert shown["status"] == "queued"
+    assert shown["waiting"] == {"reason": "tenant-limit", "position": None, "estimate": None}
+    [queue] = [one for one in api.get("/v1/queues", headers=ann).json["data"] if one["name"] == "default"]
+    assert queue["queued"] == 1
+
+
+@sqlite
+def test_canceling_the_next_job_of_a_tenant_lets_in_the_one_behind_it(
+    api: Api, services: Services, key: Callable[..., dict[str, str]], hand: Hand
+) -> None:
+    ann = key("ann", running=1)
+    jobs = [api.post("/v1/jobs", BODY, headers=ann).json["id"] for _ in range(3)]
+    [running] = services.leases.claim(hand.worker.id, "default", limit=3)
+    services.aftermath.of(hand.succeed(running))
+    assert [services.jobs.get(job_id).aside for job_id in jobs[1:]] == [False, True]
+    api.post(f"/v1/jobs/{jobs[1]}/cancel", headers=ann)
+    assert hand.claim().id == jobs[2]

@@ -23,7 +23,7 @@ queues = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([1, 5, 9])),
 def in_order(queue: list[tuple[str, int]]) -> list[Candidate]:
     ranked = sorted(queue, key=lambda job: -job[1])
     return [
-        Candidate(f"{place:03}", model, priority, float(place))
+        Candidate(f"{place:03}", model, priority, float(place), "ann")
         for place, (model, priority) in enumerate(ranked)
     ]
 

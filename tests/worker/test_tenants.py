@@ -1,0 +1,31 @@
+"""A tenant with a limit of running jobs beside one without, on a real worker."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from shared.jobs.states import Status
+from shared.jobs.tenants import Tenants
+from tests.worker.conftest import Shop
+
+
+@pytest.mark.slow
+def test_a_tenant_runs_one_at_a_time_while_another_goes_on_and_nothing_stalls(shop: Shop) -> None:
+    """Upkeep has its first round and no other: each job of the tenant starts because the one before ended."""
+    Tenants(shop.database, shop.settings).set("ann", {"running": 1})
+    shop.worker(slots=4, upkeep_seconds=3600.0, lease_seconds=60.0)
+    ann = [shop.new(tenant="ann", steps=2, step_seconds=0.1) for _ in range(5)]
+    bob = [shop.new(tenant="bob", steps=2, step_seconds=0.1) for _ in range(8)]
+    ended = shop.wait_all(shop.submit([*ann, *bob]))
+    assert {job.status for job in ended} == {Status.SUCCEEDED}
+    times = sorted((job.started_at, job.finished_at) for job in ended if job.tenant == "ann")
+    for (_, finished), (started, _) in pairwise(times):
+        assert started is not None and finished is not None and started >= finished
+    beside = [
+        job
+        for job in ended
+        if job.tenant == "bob" and any(a < job.finished_at and job.started_at < b for a, b in times)
+    ]
+    assert beside, "the other tenant ran at the same time"
