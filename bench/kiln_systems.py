@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import queue
 import tempfile
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from shared.catalog.models import Builtin, Model
+from tests.kiln.studio import Quiet
 from worker.engines.base import Context, Device, Result, Work
 from worker.engines.sharing.points import install, taking_part
 from worker.kiln.devices import describe
@@ -38,19 +39,32 @@ class Request:
 
 
 class System(ABC):
+    """A server of one pipeline: so many threads take requests in order of arrival."""
+
     name: str
+    threads = 1
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.forwards = 0
+        self._pool = ThreadPoolExecutor(self.threads)
 
+    @property
     @abstractmethod
-    def submit(self, request: Request) -> None:
-        """Take a request; it is computed later, and its ``done`` set then."""
+    def forwards(self) -> int:
+        """Of the denoiser, so far."""
 
-    @abstractmethod
-    def finish(self) -> None:
-        """Return when all that were taken are done."""
+    def serve(self, requests: Sequence[Request], gaps: Sequence[float]) -> float:
+        """Let them arrive with these seconds between them; returns the seconds until the last was done."""
+        began = due = time.perf_counter()
+        served: list[Future[None]] = []
+        for request, gap in zip(requests, gaps, strict=True):
+            due += gap
+            time.sleep(max(0.0, due - time.perf_counter()))
+            request.due = due
+            served.append(self._submit(request))
+        for each in served:
+            each.result()
+        return max(request.done for request in requests) - began
 
     def draw(self, requests: Sequence[Request]) -> None:
         """One call of the pipeline for requests of equal steps."""
@@ -64,9 +78,16 @@ class System(ABC):
             output_type="np",
         )
 
-    @abstractmethod
     def close(self) -> None:
-        """Stop its threads; nothing is submitted any more."""
+        """Stop its threads; nothing is served any more."""
+        self._pool.shutdown()
+
+    @abstractmethod
+    def one(self, request: Request) -> None:
+        """Serve a request on the calling thread."""
+
+    def _submit(self, request: Request) -> Future[None]:
+        return self._pool.submit(self.one, request)
 
 
 class Sequential(System):
@@ -76,31 +97,21 @@ class Sequential(System):
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
-        self._waiting: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self._forwards = 0
 
-    def submit(self, request: Request) -> None:
-        self._waiting.put(request)
+    @property
+    def forwards(self) -> int:
+        return self._forwards
 
-    def finish(self) -> None:
-        self._waiting.put(None)
-        self._thread.join()
+    def one(self, request: Request) -> None:
+        self._together([request])
 
-    def close(self) -> None:
-        """Its thread has ended with the last request."""
-
-    def _serve(self) -> None:
-        while (request := self._waiting.get()) is not None:
-            for group in self._groups(request):
-                self.draw(group)
-                self.forwards += group[0].steps
-                done = time.perf_counter()
-                for each in group:
-                    each.done = done
-
-    def _groups(self, first: Request) -> list[list[Request]]:
-        return [[first]]
+    def _together(self, requests: Sequence[Request]) -> None:
+        self.draw(requests)
+        self._forwards += requests[0].steps
+        done = time.perf_counter()
+        for request in requests:
+            request.done = done
 
 
 class Static(Sequential):
@@ -108,67 +119,65 @@ class Static(Sequential):
 
     name = "static"
 
-    def _groups(self, first: Request) -> list[list[Request]]:
-        taken, until = [first], time.perf_counter() + WINDOW
+    def __init__(self, pipe: Any) -> None:
+        super().__init__(pipe)
+        self._waiting: queue.SimpleQueue[Request] = queue.SimpleQueue()
+
+    def _submit(self, request: Request) -> Future[None]:
+        self._waiting.put(request)
+        return self._pool.submit(self._batch)
+
+    def _batch(self) -> None:
+        """Serve those that wait; an earlier batch may have taken all of them."""
+        taken: list[Request] = []
+        until = 0.0
         while len(taken) < MOST:
             try:
-                request = self._waiting.get(timeout=max(0.0, until - time.perf_counter()))
+                taken.append(self._waiting.get(timeout=max(0.0, until - time.perf_counter())))
             except queue.Empty:
                 break
-            if request is None:
-                self._waiting.put(None)
-                break
-            taken.append(request)
+            if len(taken) == 1:
+                until = time.perf_counter() + WINDOW
         groups: dict[int, list[Request]] = {}
         for request in taken:
             groups.setdefault(request.steps, []).append(request)
-        return list(groups.values())
+        for group in groups.values():
+            self._together(group)
 
 
 class InKiln(System):
-    """The worker's own kiln, without the rest of the worker."""
+    """The worker's own kiln, with as many threads as a worker has slots, without the rest of the worker."""
 
     name = "kiln"
+    threads = MOST
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, device: Device) -> None:
         super().__init__(pipe)
         install(pipe)
-        device = Device()
         self._folder = tempfile.TemporaryDirectory(prefix="qanvas-kiln-")
         profiles = Profiles(Path(self._folder.name), describe(device))
         self._kiln = Kiln(device, 1 << 40, slots=MOST, profiles=profiles)
         self._engine = _Engine(self)
-        self._places = threading.BoundedSemaphore(MOST)  # as the worker's slots
-        self._threads: list[threading.Thread] = []
-        self._counted = 0
 
-    def submit(self, request: Request) -> None:
-        thread = threading.Thread(target=self._serve, args=(request,))
-        self._threads.append(thread)
-        thread.start()
-
-    def finish(self) -> None:
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
-        count = self._kiln.forwards["forwards/unet"]
-        self.forwards, self._counted = count - self._counted, count
+    @property
+    def forwards(self) -> int:
+        return self._kiln.forwards.get("forwards/unet", 0)
 
     def close(self) -> None:
+        super().close()
         self._kiln.close(timeout=10)
         self._folder.cleanup()
 
-    def _serve(self, request: Request) -> None:
-        with self._places:
-            order = Order(
-                work=Work(job_id=f"{id(request)}", task="t", input={"request": request}),
-                model=_MODEL,
-                model_key="m",
-                folder=None,
-                engine=self._engine,
-                scratch=Path(self._folder.name) / "scratch",
-            )
-            outcome = self._kiln.submit(order, _Quiet()).wait()
+    def one(self, request: Request) -> None:
+        order = Order(
+            work=Work(job_id=f"{request.seed}", task="t", input={"request": request}),
+            model=_MODEL,
+            model_key="m",
+            folder=None,
+            engine=self._engine,
+            scratch=Path(self._folder.name) / "scratch",
+        )
+        outcome = self._kiln.submit(order, Quiet()).wait()
         if outcome.error is not None:
             raise RuntimeError(outcome.trace)
         request.done = time.perf_counter()
@@ -193,11 +202,3 @@ class _Engine:
         with taking_part(context):
             self._system.draw([work.input["request"]])
         return Result()
-
-
-class _Quiet:
-    def begun(self) -> None: ...
-
-    def progress(self, progress: object) -> None: ...
-
-    def token(self, text: str) -> None: ...

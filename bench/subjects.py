@@ -114,6 +114,7 @@ class QanvasSubject(Subject):
         *,
         api_processes: int = 1,
         job: Mapping[str, Any] = JOB,
+        device: str = "cpu",
     ) -> None:
         super().__init__(name, beside)
         self.folder = folder
@@ -123,7 +124,7 @@ class QanvasSubject(Subject):
                 "QANVAS_DATABASE_URL": database_url,
                 "QANVAS_REDIS_URL": redis_url,
                 "QANVAS_FAKE_MODELS": "1",
-                "QANVAS_DEVICE": "cpu",
+                "QANVAS_DEVICE": device,
                 "QANVAS_SLOTS": str(rivals.THREADS),
                 "QANVAS_PORT": str(free_port()),
                 "QANVAS_LOG_LEVEL": "WARNING",

@@ -1,0 +1,75 @@
+"""The worker's engine without the rest of it: jobs drawn in a kiln, each read by a thread of its own."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from shared.catalog import builtin
+from shared.catalog.models import Model
+from tests.kiln.studio import Quiet
+from worker.encode import encode_png
+from worker.engines.base import Device, Work
+from worker.engines.diffusion import DiffusionEngine
+from worker.kiln.devices import describe, memory_budget
+from worker.kiln.firing import Order, Preview
+from worker.kiln.kiln import Kiln
+from worker.kiln.profiles import Profiles
+
+
+class Drawing:
+    """A kiln and as many threads as a worker has slots; they encode previews, as a worker's do."""
+
+    def __init__(self, device: Device, slots: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="qanvas-drawing-")
+        self._path = Path(self._folder.name)
+        profiles = Profiles(self._path / "profiles", describe(device))
+        self._kiln = Kiln(device, memory_budget(device, 0), slots=slots, profiles=profiles)
+        self._threads = ThreadPoolExecutor(slots)
+        self._engine = DiffusionEngine()
+        self._numbers = itertools.count()
+
+    def draw(self, model: Model, weights: Path, inputs: Sequence[Mapping[str, Any]]) -> int:
+        """All of these jobs; returns how many previews there were. Raises RuntimeError when one fails."""
+        return sum(self._threads.map(lambda given: self._one(model, weights, given), inputs))
+
+    def _one(self, model: Model, weights: Path, given: Mapping[str, Any]) -> int:
+        number = next(self._numbers)
+        order = Order(
+            work=Work(job_id=f"job-{number}", task="text-to-image", input=given),
+            model=model,
+            model_key=model.id,
+            folder=weights,
+            engine=self._engine,
+            scratch=self._path / str(number),
+        )
+        firing, shown = self._kiln.submit(order, Quiet()), 0
+        for notice in firing.notices():
+            if isinstance(notice, Preview):
+                encode_png(notice.image, {})
+                shown += 1
+        if firing.outcome is None or firing.outcome.error is not None:
+            raise RuntimeError(f"a job failed: {firing.outcome and firing.outcome.trace}")
+        return shown
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, trace: TracebackType | None) -> None:
+        self._threads.shutdown()
+        self._kiln.close(timeout=10)
+        self._folder.cleanup()
+
+
+def starter_image() -> tuple[Model, Path]:
+    """``starter-image`` and where its weights lie. Raises RuntimeError where there are none."""
+    model = next((model for model in builtin.starters() if model.id == "starter-image"), None)
+    weights = builtin.starter_folder("image")
+    if model is None or weights is None:
+        raise RuntimeError("the weights of starter-image are not in starters/image; check them out first")
+    return model, weights
