@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.catalog.models import Hub
+from shared.catalog.weights import only_pickled, refused
 from shared.errors import ModelUnavailable
 
 #: bytes so far, and bytes in all where they are known
 OnProgress = Callable[[int, int | None], None]
+
+#: seconds for the list of a repository's files
+_SECONDS = 10.0
 
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 #: a pipeline's parts lie in folders; a file of weights beside these holds all of them once more
@@ -35,13 +39,15 @@ def download(
     ``pipeline``: the repository is one of diffusers; ``code``: its Python files too. HF_TOKEN and HF_ENDPOINT
     are the hub library's own variables. Raises ModelUnavailable with the cure."""
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     except ModuleNotFoundError:
         raise ModelUnavailable(
             "huggingface_hub is not installed; install it with: pip install 'qanvas[worker]'", retryable=False
         ) from None
     name = f"{source.repo} at {source.revision}"
+    if not source.file:
+        _refuse_pickles(HfApi(endpoint=endpoint), source, name, pipeline=pipeline)
     try:
         folder = snapshot_download(
             source.repo,
@@ -70,6 +76,18 @@ def download(
             f"{name} could not be downloaded: {_first_line(error)}; check the network and the free space"
         ) from error
     return Path(folder)
+
+
+def _refuse_pickles(hub: Any, source: Hub, name: str, *, pipeline: bool) -> None:
+    """Raise ModelUnavailable, before anything is downloaded, where a part has pickled weights alone."""
+    try:
+        listed = hub.model_info(source.repo, revision=source.revision, timeout=_SECONDS).siblings or ()
+    except Exception:  # noqa: BLE001 - its own or its HTTP library's
+        return  # the download itself says what is wrong, or finds what an earlier one left
+    depth = 2 if pipeline else 1  # what lies elsewhere is not wanted
+    paths = [path for one in listed if len((path := PurePosixPath(one.rfilename)).parts) == depth]
+    if (example := only_pickled(path for path in paths if path.parts[0] != "original")) is not None:
+        raise refused(name, str(example))
 
 
 def _wanted(source: Hub, *, pipeline: bool, code: bool) -> list[str]:

@@ -95,10 +95,7 @@ _FILE = {
                     "license": _TEXT,
                     "description": {"type": "string"},
                     "trust_remote_code": {"type": "boolean"},
-                    "options": {
-                        "type": "object",
-                        "properties": {"offload": {"enum": ["none", "model", "group"]}},
-                    },
+                    "options": {"type": "object"},
                     "inputs": {
                         "type": "object",
                         "additionalProperties": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -162,6 +163,26 @@ def test_a_strange_request_is_the_clients_mistake(server: Server, request_line: 
 def test_a_hostile_body_is_malformed(server: Server, body: bytes) -> None:
     answer = server.http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
+
+
+def test_a_head_of_a_megabyte_is_refused_and_the_server_goes_on(server: Server) -> None:
+    """By 431 or by closing the connection, which is what the HTTP library does where it has read enough."""
+    headers = {
+        "long": b"X-Long: " + b"x" * 1_000_000,
+        "key": b"Authorization: Bearer " + b"q" * 1_000_000,
+        "cookies": b"Cookie: " + b"a=b; " * 200_000,
+        "many": b"\r\n".join(b"X-%d: y" % number for number in range(100_000)),
+        "endless name": b"x" * 1_000_000,
+    }
+    lines = (b"GET /v1/jobs HTTP/1.1", b"POST /v1/jobs HTTP/1.1", b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1")
+    for what, header in headers.items():
+        for line in lines:
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                answer = server.raw(line + b"\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 431 "), f"{what}: {answer[:200]!r}"
+        assert server.answers()
+    assert server.http.post("/v1/jobs", json=BODY).status_code == 202
 
 
 def test_a_body_that_ends_early_makes_no_job(server: Server) -> None:

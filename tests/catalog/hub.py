@@ -39,7 +39,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif "owner/model" not in path:
             self._refuse(404, "RepoNotFound")
         elif path in ("/api/models/owner/model", "/api/models/owner/model/revision/main"):
-            self._send({"id": "owner/model", "sha": COMMIT, "siblings": []})
+            siblings = [{"rfilename": name} for name in self.hub.files]
+            self._send({"id": "owner/model", "sha": COMMIT, "siblings": siblings})
         elif path.startswith("/api/models/owner/model/tree/"):
             files = self.hub.files.items()
             self._send([{"type": "file", "path": n, "size": len(c), "oid": _digest(c)} for n, c in files])

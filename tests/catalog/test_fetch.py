@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.catalog import fetch
 from shared.catalog.builtin import starter_folder, starters
 from shared.catalog.fetch import materialise
 from shared.catalog.hub import download
 from shared.catalog.models import Builtin, Folder, Hub, Model, Source, Starter, Stored
+from shared.catalog.weights import PICKLED, check_weights
 from shared.errors import ModelUnavailable
 from shared.settings import Settings
 from shared.storage.files import FileStorage
@@ -139,6 +146,62 @@ def test_of_a_pipeline_only_what_loads_safely_is_downloaded_and_only_once(
     assert seen[-1][1] == total
     assert download(Hub("owner/model", COMMIT), tmp_path, pipeline=True, endpoint=hub.url) == folder
     assert len(hub.fetched) == len(wanted)
+
+
+def _pickle(tmp_path: Path) -> bytes:
+    return pickle.dumps(_Canary(tmp_path / "code-was-run"))
+
+
+class _Canary:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("suffix", sorted(PICKLED))
+def test_a_repository_with_a_part_of_pickled_weights_alone_is_refused_before_its_download(
+    tmp_path: Path, suffix: str
+) -> None:
+    pipeline = PIPELINE | {f"vae/weights{suffix}": _pickle(tmp_path)}
+    language = {"config.json": b"{}", f"model{suffix}": _pickle(tmp_path)}
+    for files, name in ((pipeline, f"vae/weights{suffix}"), (language, f"model{suffix}")):
+        server = LocalHub(files)
+        with pytest.raises(ModelUnavailable, match=rf"{name} is pickled, .* take a revision") as caught:
+            download(Hub("owner/model"), tmp_path, pipeline=files is pipeline, endpoint=server.url)
+        server.stop()
+        assert "owner/model at main" in caught.value.message and not caught.value.retryable
+        assert server.fetched == []
+    assert not (tmp_path / "code-was-run").exists()
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_a_pickle_that_is_named_safetensors_is_refused(
+    here: Settings, storage: FileStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    content = _pickle(tmp_path)
+    if kind == "torch":  # which puts it into a zip
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("archive/data.pkl", content)
+        content = archive.getvalue()
+    server = LocalHub(PIPELINE | {"vae/weights.safetensors": content})
+    monkeypatch.setattr(fetch, "download", partial(download, endpoint=server.url))
+    with pytest.raises(
+        ModelUnavailable, match=r"vae/weights.safetensors, whatever its name says, is pickled"
+    ):
+        materialise(model(Hub("owner/model")), here, storage)
+    server.stop()
+    assert not (tmp_path / "code-was-run").exists()
+
+
+def test_weights_whose_header_begins_as_a_pickle_does_are_no_pickle(tmp_path: Path) -> None:
+    header = b"{" + b" " * (0x480 - 2) + b"}"
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    check_weights(tmp_path, "m")
 
 
 def test_code_is_downloaded_only_when_it_is_trusted(hub: LocalHub, tmp_path: Path) -> None:
