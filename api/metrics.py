@@ -79,6 +79,12 @@ class Metrics:
             oldest.add_metric([queue.queue], queue.oldest_seconds)
         yield depth
         yield oldest
+        hooks = GaugeMetricFamily(
+            "qanvas_webhook_deliveries", "Webhooks on their way, and given up.", labels=["status"]
+        )
+        for state, count in self._services.outbox.backlog().items():
+            hooks.add_metric([state], count)
+        yield hooks
         alive = self._services.workers()
         workers = GaugeMetricFamily("qanvas_workers", "Live workers.")
         workers.add_metric([], len(alive))

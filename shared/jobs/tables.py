@@ -246,6 +246,13 @@ sa.Index(
     sqlite_where=delivery_pending,
     postgresql_where=delivery_pending,
 )
+delivery_dead = deliveries.c.status == sa.literal_column("'dead'")
+sa.Index(
+    "ix_deliveries_dead",
+    deliveries.c.ended_at,
+    sqlite_where=delivery_dead,
+    postgresql_where=delivery_dead,
+)
 sa.Index("ix_deliveries_job", deliveries.c.job_id)
 sa.Index("ix_deliveries_ended", deliveries.c.ended_at)
 

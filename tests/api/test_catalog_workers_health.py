@@ -118,6 +118,8 @@ def test_metrics_count_jobs_and_requests(hand: Hand, api: Api) -> None:
     assert 'qanvas_jobs{status="queued"} 1.0' in text
     assert 'qanvas_queue_depth{queue="default"} 1.0' in text
     assert "qanvas_workers 1.0" in text
+    for status in ("pending", "dead"):
+        assert f'qanvas_webhook_deliveries{{status="{status}"}} 0.0' in text
     assert 'qanvas_requests_total{operation="get_job",status="404"} 1.0' in text
 
 

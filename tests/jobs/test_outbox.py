@@ -18,6 +18,7 @@ from shared.jobs.store import JobStore
 from shared.jobs.tables import deliveries
 from shared.webhooks import ENDINGS, EVENTS
 from tests.jobs.factory import new_output, submit
+from tests.jobs.plans import analyze, plan, sent
 
 ALL = tuple(EVENTS.values())
 
@@ -226,6 +227,26 @@ def test_old_deliveries_are_forgotten_and_untried_ones_given_up(
     assert outbox.prune(1000) == 0
     assert outbox.of_job(untried.id, limit=1)[0].status == "dead"
     assert outbox.prune(-1) == 2
+
+
+def test_what_is_on_its_way_and_what_was_given_up_is_counted_by_small_indexes(
+    store: JobStore, outbox: Outbox, database: Database
+) -> None:
+    assert outbox.backlog() == {"pending": 0, "dead": 0}
+    for job in [heard(store) for _ in range(4)]:
+        store.cancel(job.id)
+    dead, delivered, *_ = claim(outbox)
+    outbox.refused(dead, "gone", status=410)
+    outbox.delivered(delivered, 200)
+    with database.write() as connection:
+        here = sa.select(deliveries).where(deliveries.c.id == delivered.id)
+        row = dict(connection.execute(here).one()._mapping)
+        connection.execute(sa.insert(deliveries), [row | {"id": f"evt_{number}"} for number in range(3000)])
+    analyze(database)
+    with sent(database) as statements:
+        assert outbox.backlog() == {"pending": 2, "dead": 1}
+    plans = [plan(database, statement).text for statement in statements if "count" in statement[0]]
+    assert len(plans) == 2 and all("ix_deliveries_" in text for text in plans), plans
 
 
 def test_a_tenant_has_one_secret_of_its_own(outbox: Outbox, database: Database) -> None:
