@@ -51,8 +51,8 @@ class Forwards:
         self._profiles = profiles
         #: point → layout → whether together gives what alone does
         self._trusted: WeakKeyDictionary[Point, dict[Hashable, bool]] = WeakKeyDictionary()
-        #: point → size → rows at most
-        self._ceilings: WeakKeyDictionary[Point, dict[str | None, int]] = WeakKeyDictionary()
+        #: model and size → rows at most, as it ran out of memory with more; also when it is loaded anew
+        self._ceilings: dict[tuple[str, str], int] = {}
         self._model = ""
         #: forwards: computed; shared: of these, with several jobs in them; calls: what jobs asked for;
         #: forwards/POINT: by place; alone/REASON: calls that could not share; checks, splits: see below
@@ -60,7 +60,7 @@ class Forwards:
 
     def costs(self, call: Call, model: str) -> Costs:
         """What is known of such calls of a model."""
-        most = self._ceilings.get(call.point, {}).get(call.size, MOST_ROWS)
+        most = self._ceilings.get((model, _size(call)), MOST_ROWS)
         if self._profiles is None:
             return Costs(most=most)
         return self._profiles.costs(model, call.size, most, self._room.free)
@@ -164,7 +164,7 @@ class Forwards:
         """So many rows were too many: stay under from now on."""
         total, largest = sum(call.rows for call in calls), max(call.rows for call in calls)
         most = max(largest, total // 2)
-        self._ceilings.setdefault(calls[0].point, {})[calls[0].size] = most
+        self._ceilings[self._model, _size(calls[0])] = most
         self.counts["splits"] += 1
         log.warning("out of memory: %s of %d rows; at most %d from now on", calls[0].point.name, total, most)
 
@@ -173,7 +173,7 @@ class Forwards:
         if isinstance(answer.error, OutOfMemory) and self._room.clear():
             answer = self._try_alone(call)
         if isinstance(answer.error, OutOfMemory):
-            sizes = f"{call.size or call.point.name}, {call.rows} row(s), alone"
+            sizes = f"{_size(call)}, {call.rows} row(s), alone"
             return Answer(error=OutOfMemory(f"{answer.error} ({sizes})"))
         return answer
 
@@ -185,3 +185,8 @@ class Forwards:
             return Answer(error=OutOfMemory(error.message))  # a new one: the old one holds what was computed
         except Exception as error:  # noqa: BLE001 - the job that made the call gets it
             return Answer(error=error)
+
+
+def _size(call: Call) -> str:
+    """What calls have in common that take equally much for equal rows."""
+    return call.size or call.point.name
