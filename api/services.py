@@ -52,7 +52,7 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings.database_url)
-        self.jobs = JobStore(self.database, dict(settings.tenant_weights))
+        self.jobs = JobStore(self.database)
         self.attempts = Attempts(self.database)
         self.letters = DeadLetters(self.database)
         self.files = FileStore(self.database)
@@ -65,13 +65,7 @@ class Services:
         self.storage = open_storage(settings)
         self.tickets = Tickets(settings)
         self.events = Events(settings.redis_url)
-        self.aftermath = Aftermath(
-            self.database,
-            self.events,
-            self.tickets,
-            dict(settings.tenant_weights),
-            self.tenants.most_running,
-        )
+        self.aftermath = Aftermath(self.database, self.events, self.tickets, self.tenants.most_running)
         self.follower = Follower(settings.redis_url, self.jobs.ended)
         #: group commit of submissions
         self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)

@@ -9,7 +9,6 @@ from shared.events import Events
 from shared.jobs.caps import Caps, Most, unlimited
 from shared.jobs.dependencies import Dependencies
 from shared.jobs.records import Job
-from shared.jobs.shares import EQUAL
 from shared.jobs.states import Status
 from shared.queue import Tickets
 
@@ -23,16 +22,9 @@ def tell(events: Events, job: Job) -> None:
 
 
 class Aftermath:
-    def __init__(
-        self,
-        database: Database,
-        events: Events,
-        tickets: Tickets,
-        weights: Mapping[str, float] = EQUAL,
-        most: Most = unlimited,
-    ) -> None:
-        """``weights`` as in ``shares``: what goes on gets its place there. ``most`` as in ``caps``."""
-        self._dependencies = Dependencies(database, weights)
+    def __init__(self, database: Database, events: Events, tickets: Tickets, most: Most = unlimited) -> None:
+        """``most``: what a tenant may have running, see ``caps``."""
+        self._dependencies = Dependencies(database)
         self._caps = Caps(database, most)
         self._events = events
         self._tickets = tickets

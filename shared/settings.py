@@ -18,10 +18,6 @@ from shared.errors import ConfigurationError
 PREFIX = "QANVAS_"
 
 
-#: between these a tag keeps its precision, and no tenant waits for ever
-LEAST_WEIGHT, MOST_WEIGHT = 0.01, 1000.0
-
-
 class Setting(NamedTuple):
     name: str
     default: str
@@ -86,25 +82,6 @@ def _limit(text: str) -> int:
     return value
 
 
-class TenantWeights(tuple[tuple[str, float], ...]):
-    """Pairs of a tenant and its weight; written as they are read."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return ",".join(f"{tenant}={weight!r}" for tenant, weight in self)
-
-
-def _weights(text: str) -> TenantWeights:
-    weights = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        tenant, equals, weight = part.rpartition("=")
-        if not equals or not tenant.strip() or not LEAST_WEIGHT <= float(weight) <= MOST_WEIGHT:
-            raise ValueError(f"expected tenant=weight, with weights from {LEAST_WEIGHT} to {MOST_WEIGHT}")
-        weights[tenant.strip()] = float(weight)
-    return TenantWeights(weights.items())
-
-
 def _port(text: str) -> int:
     if not 0 <= (value := int(text)) <= 65535:
         raise ValueError("expected 0 to 65535")
@@ -157,12 +134,6 @@ SETTINGS: tuple[Setting, ...] = (
         _positive,
     ),
     Setting("retry_cap_seconds", "300", "Longest wait before any attempt.", _positive),
-    Setting(
-        "tenant_weights",
-        "",
-        "Shares of tenants that wait at once, as `acme=3,beta=0.5`; a tenant not named has weight 1.",
-        _weights,
-    ),
     Setting("upkeep_seconds", "2", "Time between two rounds of upkeep.", _positive),
     Setting("drain_seconds", "20", "Grace for running jobs when a worker is told to stop.", _positive),
     Setting("api_threads", "64", "Requests one API process works on at once.", _count),
@@ -224,7 +195,6 @@ class Settings:
     max_attempts: int
     retry_base_seconds: float
     retry_cap_seconds: float
-    tenant_weights: TenantWeights
     upkeep_seconds: float
     drain_seconds: float
     api_threads: int
@@ -297,6 +267,6 @@ class Settings:
 def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
-    if isinstance(value, tuple) and not isinstance(value, TenantWeights):
+    if isinstance(value, tuple):
         return ",".join(value)
     return "" if value is None else str(value)

@@ -28,11 +28,9 @@ def test_a_child_process_gets_the_very_same_settings() -> None:
             "QANVAS_QUEUES": "a, b",
             "QANVAS_FAKE_MODELS": "yes",
             "QANVAS_CATALOG": "/x.toml",
-            "QANVAS_TENANT_WEIGHTS": "acme=3, a=b=0.5",
         }
     )
     assert settings.queues == ("a", "b")
-    assert dict(settings.tenant_weights) == {"acme": 3.0, "a=b": 0.5}
     assert Settings.from_env(settings.as_env()) == settings
 
 
@@ -44,9 +42,6 @@ def test_a_child_process_gets_the_very_same_settings() -> None:
         ("QANVAS_LEASE_SECONDS", "0"),
         ("QANVAS_LEASE_SECONDS", "nan"),
         ("QANVAS_SLOTS", "-1"),
-        ("QANVAS_TENANT_WEIGHTS", "acme"),
-        ("QANVAS_TENANT_WEIGHTS", "acme=0"),
-        ("QANVAS_TENANT_WEIGHTS", "acme=nan"),
         ("QANVAS_FAKE_MODELS", "perhaps"),
         ("QANVAS_LOG_LEVEL", "loud"),
         ("QANVAS_QUEUES", " , "),

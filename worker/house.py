@@ -53,8 +53,7 @@ class House:
         jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         most = Tenants(self.database, settings).most_running
-        weights = dict(settings.tenant_weights)
-        leases = Leases(self.database, settings.lease_seconds, backoff, weights, most)
+        leases = Leases(self.database, settings.lease_seconds, backoff, most)
         results, checkpoints = Results(storage), Checkpoints(storage)
         self.device = device.name
         self.kiln = Kiln(
@@ -66,7 +65,7 @@ class House:
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
-        aftermath = Aftermath(self.database, self.events, self.tickets, weights, most)
+        aftermath = Aftermath(self.database, self.events, self.tickets, most)
         self.scratch = Scratch(settings.data / "scratch", self.id)
         self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds

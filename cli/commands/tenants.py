@@ -41,15 +41,16 @@ def tenants() -> None:
 @click.option("--queued", type=int, help="Jobs that it may have waiting.")
 @click.option("--running", type=int, help="Jobs that it may have running at once.")
 @click.option("--storage", "storage_bytes", type=_Bytes(), help="What its files may take: 500M, 10G.")
+@click.option("--weight", type=float, help="Its share among tenants that wait at once; 1 is the usual.")
 @options.data
-def set_(name: str, data: Path | None, **given: int | None) -> None:
-    """Set limits of one tenant; 0 is no limit, those not given stay as they are.
+def set_(name: str, data: Path | None, **given: float | None) -> None:
+    """Set limits of one tenant, or its weight; 0 is no limit, those not given stay as they are.
 
-    Running servers follow within a second.
+    Running servers and workers follow within a second. A weight holds for what is queued from now on.
     """
     changes = {limit: size for limit, size in given.items() if size is not None}
     if not changes:
-        raise click.UsageError("give at least one limit, such as --queued 1000")
+        raise click.UsageError("give at least one limit, such as --queued 1000, or a --weight")
     _store(data).set(name, changes)
     said = ", ".join(f"{limit} {_shown(size)}" for limit, size in changes.items())
     click.echo(f"{name}: {said}", err=True)
@@ -58,12 +59,12 @@ def set_(name: str, data: Path | None, **given: int | None) -> None:
 @tenants.command("list")
 @options.data
 def list_(data: Path | None) -> None:
-    """The tenants with limits of their own; what is empty is as the settings say."""
-    from shared.jobs.tenants import NAMES
+    """The tenants with limits or a weight of their own; what is empty is as the settings say."""
+    from shared.jobs.tenants import SETTABLE
 
-    table = Table("tenant", *(limit.replace("_", " ") for limit in NAMES), box=None)
+    table = Table("tenant", *(limit.replace("_", " ") for limit in SETTABLE), box=None)
     for name, own in _store(data).list():
-        table.add_row(name, *(_shown(own[limit]) for limit in NAMES))
+        table.add_row(name, *(_shown(own[limit]) for limit in SETTABLE))
     console().print(table)
 
 
@@ -76,8 +77,8 @@ def reset(name: str, data: Path | None) -> None:
     click.echo(f"{name} has no limits of its own any more", err=True)
 
 
-def _shown(size: int | None) -> str:
-    return "" if size is None else str(size or "unlimited")
+def _shown(size: float | None) -> str:
+    return "" if size is None else f"{size:.15g}" if size else "unlimited"
 
 
 def _store(data: Path | None) -> Tenants:

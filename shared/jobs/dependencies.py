@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Row
 from shared.database import Database
 from shared.jobs import transitions
 from shared.jobs.records import Job
-from shared.jobs.shares import EQUAL, Shares
+from shared.jobs.shares import Shares
 from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import dependencies, jobs, ready, status_in, unsettled
 
@@ -122,10 +122,9 @@ def is_needed(connection: Connection, job_id: str) -> bool:
 class Dependencies:
     """Lets ends have their consequences for the jobs that wait for them."""
 
-    def __init__(self, database: Database, weights: Mapping[str, float] = EQUAL) -> None:
-        """``weights``: those of tenants that have not 1, see ``shares``."""
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._shares = Shares(database.dialect, weights)
+        self._shares = Shares(database.dialect)
 
     def settle(self, seconds: float = 1.0) -> list[Job]:
         """Work the list off, for about so long at most; returns the jobs that this queued or failed."""

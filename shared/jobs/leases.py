@@ -29,7 +29,7 @@ from shared.jobs.records import (
     Succeeded,
     Worker,
 )
-from shared.jobs.shares import EQUAL, Shares
+from shared.jobs.shares import Shares
 from shared.jobs.states import Status
 from shared.jobs.tables import jobs, locks, models, outputs, ready, status_in, workers
 
@@ -55,13 +55,11 @@ class Leases:
         database: Database,
         lease_seconds: float,
         backoff: Backoff | None = None,
-        weights: Mapping[str, float] = EQUAL,
         most: caps.Most = caps.unlimited,
     ) -> None:
-        """``weights``: those of tenants that have not 1, see ``shares``; ``most``: what a tenant may have
-        running, see ``caps``."""
+        """``most``: what a tenant may have running, see ``caps``."""
         self._database = database
-        self._shares = Shares(database.dialect, weights)
+        self._shares = Shares(database.dialect)
         self._seconds = lease_seconds
         self._backoff = backoff or Backoff()
         self._most = most

@@ -12,7 +12,7 @@ from shared.database import Database
 from shared.jobs import transitions
 from shared.jobs.records import Page
 from shared.jobs.states import Status
-from shared.jobs.tables import jobs, status_in
+from shared.jobs.tables import jobs, status_in, untried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class DeadLetters:
         """The ids of letters between these two that nobody has tried again yet.
 
         The oldest first: what a job depends on comes before it, and is tried again before it."""
-        open_ = (jobs.c.retried_as.is_(None), jobs.c.id > after, jobs.c.id < until)
+        open_ = (untried, jobs.c.id > after, jobs.c.id < until)
         query = sa.select(jobs.c.id).where(*which.where(tenant), *open_).order_by(jobs.c.id).limit(limit)
         with self._database.read() as connection:
             return connection.execute(query).scalars().all()

@@ -17,22 +17,18 @@ reads a range of one index. Every queue and every priority has virtual time and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from shared.jobs.tables import clocks, jobs, shares
+from shared.jobs.tables import clocks, jobs, shares, tenants
 
 #: written into the text of a statement, not bound to it
 _ZERO: sa.ColumnElement[float] = sa.literal_column("0.0", sa.Double)
-
-#: every tenant has weight 1
-EQUAL: Mapping[str, float] = MappingProxyType({})
 
 
 class Lane(NamedTuple):
@@ -44,11 +40,10 @@ class Lane(NamedTuple):
 
 
 class Shares:
-    """Gives tags, in the transaction that queues the jobs. ``weights``: those of tenants that have not 1."""
+    """Gives tags, in the transaction that queues the jobs. The weights are those in ``tenants``, else 1."""
 
-    def __init__(self, dialect: str, weights: Mapping[str, float] = EQUAL) -> None:
+    def __init__(self, dialect: str) -> None:
         self._dialect = dialect
-        self._weights = weights
 
     def tags(self, connection: Connection, lanes: Sequence[Lane]) -> list[float]:
         """The start tags of jobs that are queued now, in order: one statement, however many they are."""
@@ -58,15 +53,15 @@ class Shares:
         given: dict[str, Any] = {}
         for number, lane in enumerate(sorted(jobs_of)):  # in one order: two batches must not deadlock
             given |= {f"{name}_{number}": value for name, value in lane._asdict().items()}
-            given[f"cost_{number}"] = jobs_of[lane] * self._cost(lane)
-        following = {}
+            given[f"count_{number}"] = jobs_of[lane]
+        following, costs = {}, {}
         for row in connection.exec_driver_sql(_charge(self._dialect, len(jobs_of)), given):
             lane = Lane(row.queue, row.priority, row.tenant)
-            following[lane] = row.finish - jobs_of[lane] * self._cost(lane)
+            following[lane], costs[lane] = row.finish - jobs_of[lane] / row.weight, 1.0 / row.weight
         tags = []
         for lane in lanes:
             tags.append(following[lane])
-            following[lane] += self._cost(lane)
+            following[lane] += costs[lane]
         return tags
 
     def tag(self, connection: Connection, due: Sequence[Row[Any]]) -> None:
@@ -84,16 +79,14 @@ class Shares:
             connection.execute(
                 sa.update(shares)
                 .where(*(shares.c[name] == value for name, value in lane._asdict().items()))
-                .values(finish=shares.c.finish - count * self._cost(lane))
+                .values(finish=shares.c.finish - count / _weight(sa.literal(lane.tenant)))
             )
-
-    def _cost(self, lane: Lane) -> float:
-        return 1.0 / self._weights.get(lane.tenant, 1.0)
 
 
 @lru_cache(maxsize=256)
 def _charge(dialect: str, lanes: int) -> str:
-    """Move the finish tags of so many lanes on by ``cost_0``, ``cost_1``…, and return them.
+    """Move the finish tags of so many lanes on by ``count_0``, ``count_1``… jobs; return them and the
+    weights of their tenants.
 
     A lane's row stays locked to the end of the transaction: whoever queues next sees it moved. As the
     driver takes it, since SQLAlchemy compiles an insert of several rows anew each time, for longer than it
@@ -102,7 +95,8 @@ def _charge(dialect: str, lanes: int) -> str:
     rows = [
         {
             **{name: sa.bindparam(f"{name}_{number}", type_=shares.c[name].type) for name in Lane._fields},
-            "finish": sa.bindparam(f"cost_{number}", type_=sa.Double)
+            "finish": sa.bindparam(f"count_{number}", type_=sa.Double)
+            / _weight(sa.bindparam(f"tenant_{number}", type_=shares.c.tenant.type))
             + _or_zero(
                 virtual.where(
                     clocks.c.queue == sa.bindparam(f"queue_{number}"),
@@ -120,8 +114,14 @@ def _charge(dialect: str, lanes: int) -> str:
     # what was to be inserted is virtual time + cost; the tenant may be further than the virtual time
     further = insert.excluded.finish + sa.case((lead > _ZERO, lead), else_=_ZERO)
     moved = insert.on_conflict_do_update(index_elements=list(Lane._fields), set_={"finish": further})
-    return str(moved.returning(*shares.c).compile(dialect=spoken.dialect(paramstyle=style)))
+    weight = _weight(sa.literal_column("shares.tenant")).label("weight")
+    return str(moved.returning(*shares.c, weight).compile(dialect=spoken.dialect(paramstyle=style)))
 
 
 def _or_zero(query: sa.Select[Any]) -> sa.ColumnElement[float]:
     return sa.func.coalesce(query.scalar_subquery(), _ZERO)
+
+
+def _weight(tenant: sa.ColumnElement[str]) -> sa.ColumnElement[float]:
+    own = sa.select(tenants.c.weight).where(tenants.c.name == tenant)
+    return sa.func.coalesce(own.scalar_subquery(), sa.literal_column("1.0", sa.Double))

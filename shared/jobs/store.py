@@ -26,7 +26,7 @@ from shared.jobs import again, dependencies, outbox, positions, reading, transit
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
-from shared.jobs.shares import EQUAL, Lane, Shares
+from shared.jobs.shares import Lane, Shares
 from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import claimable, jobs, outputs, set_aside, shown_status, status_in
 
@@ -39,10 +39,9 @@ Answer = Submitted | InvalidInput | OverLimit
 class JobStore:
     """The jobs of all tenants. Every method is one transaction."""
 
-    def __init__(self, database: Database, weights: Mapping[str, float] = EQUAL) -> None:
-        """``weights``: those of tenants that have not 1, see ``shares``."""
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._shares = Shares(database.dialect, weights)
+        self._shares = Shares(database.dialect)
 
     def submit(
         self, new: Sequence[NewJob], *, limits: Mapping[str, int] = _NO_LIMITS, together: bool = False

@@ -113,6 +113,9 @@ sa.Index(
 sa.Index("ix_jobs_unsettled", jobs.c.id, sqlite_where=unsettled, postgresql_where=unsettled)
 _dead = status_in(Status.FAILED)
 sa.Index("ix_jobs_dead", jobs.c.tenant, jobs.c.id, sqlite_where=_dead, postgresql_where=_dead)
+#: has failed, and nobody has tried it again yet
+untried: sa.ColumnElement[bool] = sa.and_(_dead, sa.literal_column("retried_as IS NULL"))
+sa.Index("ix_jobs_untried", jobs.c.tenant, jobs.c.id, sqlite_where=untried, postgresql_where=untried)
 sa.Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.id)
 #: what counts against a tenant's limit of waiting jobs
 waiting = status_in(Status.QUEUED, Status.SCHEDULED)
@@ -304,7 +307,7 @@ keys = sa.Table(
     sa.Column("revoked_at", sa.Double),
 )
 
-# What is null is as the settings say; 0 is no limit.
+# Of the limits, what is null is as the settings say; 0 is no limit.
 tenants = sa.Table(
     "tenants",
     metadata,
@@ -314,6 +317,8 @@ tenants = sa.Table(
     sa.Column("queued", sa.Integer),
     sa.Column("running", sa.Integer),
     sa.Column("storage_bytes", sa.BigInteger),
+    # of ``shares``; null is 1
+    sa.Column("weight", sa.Double),
 )
 
 # Both are explained in ``shares``: where a tenant's next job goes, and how far the claims of a queue are.

@@ -1,4 +1,4 @@
-"""What a tenant may use: the settings' limits, and over them those that the operator set for it alone."""
+"""What a tenant may use: the settings' limits, and over them what the operator set for it alone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from shared.settings import Settings
 #: the largest limit; PostgreSQL's Integer ends there, and no server gets near
 MOST = 2**31 - 1
 MOST_BYTES = 2**63 - 1
+#: between these a tag keeps its precision, and no tenant waits for ever
+LEAST_WEIGHT, MOST_WEIGHT = 0.01, 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Limits:
 
 
 NAMES: tuple[str, ...] = tuple(field.name for field in fields(Limits))
+#: what can be set for a tenant: its limits, and its weight among others, see ``shares``
+SETTABLE: tuple[str, ...] = (*NAMES, "weight")
 
 
 class Tenants:
@@ -55,13 +59,11 @@ class Tenants:
         """How many jobs of the tenant may run at once, 0 for any number. Raises Unavailable."""
         return self.limits(tenant).running
 
-    def set(self, tenant: str, changes: Mapping[str, int]) -> None:
-        """Set some limits of a tenant; the others stay. Raises InvalidInput."""
+    def set(self, tenant: str, changes: Mapping[str, float]) -> None:
+        """Set some limits of a tenant, or its weight; the others stay. Raises InvalidInput."""
         check_tenant(tenant)
-        for name, size in changes.items():
-            most = MOST_BYTES if name == "storage_bytes" else MOST
-            if name not in NAMES or not 0 <= size <= most:
-                raise InvalidInput.at(f"/{name}", f"must be 0 for none, or a number up to {most}")
+        for name, value in changes.items():
+            _check(name, value)
         with self._database.write() as connection:
             known = tenants.c.name == tenant
             if connection.execute(sa.select(tenants.c.name).where(known)).first() is None:
@@ -71,18 +73,18 @@ class Tenants:
         self._own.forget()
 
     def reset(self, tenant: str) -> None:
-        """Let the settings' limits hold for the tenant again. Raises NotFound where they do."""
+        """Let the settings' limits and weight 1 hold for the tenant again. Raises NotFound where they do."""
         with self._database.write() as connection:
             gone = connection.execute(sa.delete(tenants).where(tenants.c.name == tenant)).rowcount
         self._own.forget()
         if not gone:
             raise NotFound("limits of tenant", tenant)
 
-    def list(self) -> list[tuple[str, dict[str, int | None]]]:
-        """The tenants with limits of their own, by name; None where the settings' limit holds."""
+    def list(self) -> list[tuple[str, dict[str, Any]]]:
+        """The tenants with something of their own, by name; None where the settings' limit holds."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(tenants).order_by(tenants.c.name)).all()
-        return [(row.name, {name: getattr(row, name) for name in NAMES}) for row in rows]
+        return [(row.name, {name: getattr(row, name) for name in SETTABLE}) for row in rows]
 
     def stored_bytes(self, tenant: str) -> int:
         """Bytes of the tenant's files and outputs; takes as long as it has rows."""
@@ -102,3 +104,13 @@ class Tenants:
         return Limits(
             **{name: getattr(self._default, name) if own[name] is None else own[name] for name in NAMES}
         )
+
+
+def _check(name: str, value: float) -> None:
+    if name == "weight":
+        if not LEAST_WEIGHT <= value <= MOST_WEIGHT:
+            raise InvalidInput.at("/weight", f"must be a number from {LEAST_WEIGHT} to {MOST_WEIGHT:g}")
+        return
+    most = MOST_BYTES if name == "storage_bytes" else MOST
+    if name not in NAMES or not 0 <= value <= most:
+        raise InvalidInput.at(f"/{name}", f"must be 0 for none, or a number up to {most}")

@@ -55,6 +55,18 @@ def test_listening_beyond_loopback_without_a_key_is_refused_with_the_command_tha
     assert run("keys", "create", "me", QANVAS_DATA=str(tmp_path)).stdout.startswith("qk_")
 
 
+def test_limits_and_a_weight_are_set_listed_and_reset(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path))
+    run("migrate", *data)
+    done = run("tenants", "set", "ann", "--running", "4", "--queued", "0", "--weight", "2.5", *data)
+    assert (done.returncode, done.stderr) == (0, "ann: running 4, queued unlimited, weight 2.5\n")
+    head, row = run("tenants", "list", *data).stdout.splitlines()
+    assert head.split()[0] == "tenant" and "running" in head and head.split()[-1] == "weight"
+    assert row.split() == ["ann", "unlimited", "4", "2.5"]
+    assert "0.01 to 1000" in run("tenants", "set", "ann", "--weight", "-1", *data).stderr
+    assert run("tenants", "reset", "ann", *data).returncode == 0
+
+
 def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     data = ("--data", str(tmp_path))
     assert "run: qanvas migrate" in run("keys", "list", *data).stderr

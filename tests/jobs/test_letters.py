@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from shared.database import Database
 from shared.errors import Conflict
@@ -16,6 +17,8 @@ from shared.jobs.letters import DeadLetters, Filter
 from shared.jobs.records import Failed, Finish, Job, Succeeded
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
+from shared.jobs.tables import jobs
+from tests.jobs import plans
 from tests.jobs.factory import submit
 
 BROKE = Failed(type="internal", message="broke")
@@ -175,3 +178,18 @@ def test_a_job_that_depends_on_one_that_is_gone_cannot_be_retried(
     with pytest.raises(Conflict, match="does not exist any more; submit a new job"):
         store.retry(second.id)
     assert store.counts() == {"failed": 1}
+
+
+def test_letters_that_were_tried_again_are_not_read_when_the_others_are(
+    database: Database, store: JobStore, leases: Leases, letters: DeadLetters
+) -> None:
+    for _ in range(20):
+        dead(store, leases)
+    with database.write() as connection:
+        connection.execute(sa.update(jobs).values(retried_as="job_1"))
+    last = dead(store, leases)
+    with plans.sent(database) as found:
+        assert untried(letters) == [last.id]
+    [sent] = [sent for sent in found if "retried_as" in sent[0]]
+    plan = plans.plan(database, sent)
+    assert "ix_jobs_untried" in plan.text and plan.rows <= 1, plan

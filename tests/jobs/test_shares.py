@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, combinations, count
 
 import pytest
@@ -15,7 +15,9 @@ from shared.database import Database
 from shared.jobs.leases import Leases
 from shared.jobs.records import Submitted
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs
+from shared.jobs.tables import jobs, tenants
+from shared.jobs.tenants import Tenants
+from shared.settings import Settings
 from tests.jobs.factory import new_job, submit
 
 LEASE = 30.0
@@ -38,6 +40,14 @@ def queue_up(store: JobStore, queue: str, tenants: Sequence[str], **changes: obj
     store.submit([new_job(tenant=tenant, queue=queue, **changes) for tenant in tenants])
 
 
+def weigh(database: Database, weights: Mapping[str, float]) -> None:
+    """Give tenants these weights, and nobody else one."""
+    rows = [{"name": tenant, "weight": weight} for tenant, weight in weights.items()]
+    with database.write() as connection:
+        connection.execute(sa.delete(tenants))
+        connection.execute(sa.insert(tenants), rows)
+
+
 weights = st.dictionaries(
     st.sampled_from("abcd"), st.sampled_from([0.5, 1.0, 2.0, 3.0, 7.0]), min_size=2, max_size=4
 )
@@ -50,7 +60,8 @@ def test_shares_converge_to_the_weights_whatever_the_order_of_submission(
 ) -> None:
     """Theorem 1 of Goyal et al.: while two tenants both wait, what they get for their weight never differs by
     more than one job of each."""
-    store, leases, queue = JobStore(database, weights), Leases(database, LEASE), next(_queues)
+    store, leases, queue = JobStore(database), Leases(database, LEASE), next(_queues)
+    weigh(database, weights)
     submitted = data.draw(st.permutations([tenant for tenant in weights for _ in range(12)]))
     for start in range(0, len(submitted), 7):  # as group commit does: some jobs at a time
         queue_up(store, queue, submitted[start : start + 7])
@@ -74,7 +85,8 @@ def test_nobody_starves_whoever_comes_and_goes(
 ) -> None:
     """Each step submits a job of a tenant, or claims one. A job waits for its tenant's earlier jobs, and
     beside each of them for a bounded number of each other tenant's."""
-    store, leases, queue = JobStore(database, weights), Leases(database, LEASE), next(_queues)
+    store, leases, queue = JobStore(database), Leases(database, LEASE), next(_queues)
+    weigh(database, weights)
     weight = {tenant: weights.get(tenant, 1.0) for tenant in "abcd"}
     claims, promised = 0, {}
     waiting: Counter[str] = Counter()
@@ -123,9 +135,29 @@ def test_a_tenant_that_was_alone_is_not_punished_for_it(database: Database) -> N
 
 
 def test_weights_share_a_queue_in_their_proportion(database: Database) -> None:
-    store, leases = JobStore(database, {"acme": 3.0}), Leases(database, LEASE)
+    store, leases = JobStore(database), Leases(database, LEASE)
+    weigh(database, {"acme": 3.0})
     queue_up(store, "default", ["acme", "beta"] * 30)
     assert Counter(claimed_tenants(leases, "default", 40)) == {"acme": 30, "beta": 10}
+
+
+def test_a_changed_weight_holds_for_what_is_queued_from_then_on(
+    database: Database,
+) -> None:
+    store, leases, tenants = (
+        JobStore(database),
+        Leases(database, LEASE),
+        Tenants(database, Settings.from_env({})),
+    )
+    queue_up(store, "default", ["acme", "beta"] * 4)
+    tenants.set("acme", {"weight": 3.0})
+    queue_up(store, "default", ["acme", "beta"] * 12)
+    order = claimed_tenants(leases, "default")
+    assert order[:8].count("acme") == 4
+    assert order[8:24].count("acme") == 12
+    tenants.reset("acme")
+    queue_up(store, "default", ["acme", "beta"] * 4)
+    assert abs(claimed_tenants(leases, "default")[:6].count("acme") - 3) <= 1
 
 
 def test_priority_goes_before_shares_and_age_decides_between_equals(database: Database) -> None:

@@ -32,10 +32,19 @@ def test_a_tenants_own_limits_lie_over_those_of_the_settings(database: Database,
 
 
 @pytest.mark.parametrize(
-    ("tenant", "changes"), [("", {}), ("a b", {}), ("ann", {"queued": -1}), ("ann", {"queued": 2**31})]
+    ("tenant", "changes"),
+    [
+        ("", {}),
+        ("a b", {}),
+        ("ann", {"queued": -1}),
+        ("ann", {"running": 2**31}),
+        ("ann", {"weight": 0.0}),
+        ("ann", {"weight": float("nan")}),
+        ("ann", {"wait": 1}),
+    ],
 )
 def test_what_is_no_limit_is_refused(
-    database: Database, settings: Settings, tenant: str, changes: dict[str, int]
+    database: Database, settings: Settings, tenant: str, changes: dict[str, float]
 ) -> None:
     with pytest.raises(InvalidInput):
         Tenants(database, settings).set(tenant, changes)
