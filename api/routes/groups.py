@@ -45,8 +45,7 @@ def get_group(call: Call, name: str) -> Response:
 )
 def cancel_group(call: Call, name: str) -> Response:
     _check(name)
-    for job in call.services.jobs.cancel_group(name, tenant=call.tenant):
-        tell(call, job)
+    tell(call, *call.services.jobs.cancel_group(name, tenant=call.tenant))
     response = _counts(call, name)
     response.status_code = 202
     return response

@@ -236,12 +236,14 @@ def delete_job(call: Call, id: str) -> Response:
     return Response(status=204)
 
 
-def tell(call: Call, job: Job) -> None:
-    """Let those who watch a job know that this request ended it, its worker that it is to stop, and those
-    that waited for it go on."""
-    if job.cancel_requested and not job.is_terminal:
-        call.services.events.ask_to_stop(job.id)
-    if job.is_terminal:
-        aftermath.tell(call.services.events, job)
-        with suppress(Unavailable):  # upkeep does what is left
-            call.services.aftermath.of(job)
+def tell(call: Call, *jobs: Job) -> None:
+    """Let those who watch these jobs know which of them this request ended, their workers which are to stop,
+    and those that waited for them go on."""
+    services = call.services
+    for job in jobs:
+        if job.is_terminal:
+            aftermath.tell(services.events, job)
+        elif job.cancel_requested:
+            services.events.ask_to_stop(job.id)
+    with suppress(Unavailable):  # upkeep does what is left
+        services.aftermath.of(*(job for job in jobs if job.is_terminal))

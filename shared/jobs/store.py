@@ -22,7 +22,7 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import again, dependencies, outbox, positions, reading, transitions
+from shared.jobs import again, cancels, dependencies, outbox, positions, reading, transitions
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
@@ -183,38 +183,22 @@ class JobStore:
         Raises NotFound, and InvalidTransition when the job has ended already."""
         with self._database.write() as connection:
             row = _one(connection, job_id, tenant)
-            now = self._database.now(connection)
-            error = {"type": "canceled", "message": "canceled before it started", "retryable": False}
-            if moved := transitions.apply(connection, "cancel", jobs.c.id == job_id, now=now, error=error):
+            if moved := cancels.cancel(self._database, connection, [job_id]):
                 return transitions.record(moved[0])
-            asked = connection.execute(
-                sa.update(jobs)
-                .where(jobs.c.id == job_id, status_in(Status.RUNNING))
-                .values(cancel_requested_at=sa.func.coalesce(jobs.c.cancel_requested_at, now))
-                .returning(jobs)
-            ).one_or_none()
-            if asked is None:
-                raise InvalidTransition(
-                    job_id, _one(connection, job_id, tenant).status or row.status, "canceled"
-                )
-            return transitions.record(asked)
+            raise InvalidTransition(job_id, _one(connection, row.id, tenant).status, "canceled")
 
     def cancel_group(self, group: str, *, tenant: str) -> Sequence[Job]:
-        """Cancel what has not ended in a group; returns the jobs this touched. Raises NotFound."""
+        """Cancel what has not ended in a group; returns the jobs this touched. Raises NotFound.
+
+        Several transactions where there are many: each job is canceled with its webhook, or not yet."""
         with self._database.read() as connection:
-            ended = [status.value for status in TERMINAL]
-            members = sa.select(jobs.c.id, jobs.c.status).where(
-                jobs.c.tenant == tenant, jobs.c.group_name == group
-            )
-            found = list(connection.execute(members))
-        if not found:
-            raise NotFound("group", group)
-        touched = []
-        for member in (row.id for row in found if row.status not in ended):
-            try:
-                touched.append(self.cancel(member, tenant=tenant))
-            except InvalidTransition:
-                continue  # it ended in the meantime, which is what was wanted
+            if (ids := cancels.going_on(connection, group, tenant)) is None:
+                raise NotFound("group", group)
+        touched: list[Job] = []
+        for start in range(0, len(ids), cancels.MOST):
+            with self._database.write() as connection:
+                rows = cancels.cancel(self._database, connection, ids[start : start + cancels.MOST])
+            touched += map(transitions.record, rows)
         return touched
 
     def counts(self, *, tenant: str | None = None, group: str | None = None) -> dict[str, int]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
+from shared.database import Database
 from shared.errors import IdempotencyMismatch, InvalidInput, InvalidTransition, NotFound
+from shared.jobs import cancels
 from shared.jobs.leases import Leases
-from shared.jobs.records import Failed, Finish, Submitted, Succeeded
+from shared.jobs.records import Failed, Finish, Submitted, Succeeded, Webhook
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
+from shared.jobs.tables import deliveries
+from tests.jobs import plans
 from tests.jobs.factory import new_job, new_output, submit
 
 
@@ -111,6 +116,28 @@ def test_a_group_is_canceled_whole_and_the_ended_stay_as_they_are(store: JobStor
     assert store.counts(group="g", tenant="default") == {"succeeded": 1, "canceled": 1}
     with pytest.raises(NotFound):
         store.cancel_group("no such", tenant="default")
+
+
+def test_a_large_group_is_canceled_by_a_few_transactions_and_every_webhook_is_noted(
+    database: Database, store: JobStore, leases: Leases
+) -> None:
+    hook = Webhook(url="https://example.com/", events=("job.canceled",))
+    store.submit([new_job(group="g", webhook=hook) for _ in range(cancels.MOST + 20)])
+    running = leases.claim("wrk_1", "default", limit=3)
+    submit(store, group="other")
+    with plans.sent(database) as found:
+        touched = store.cancel_group("g", tenant="default")
+    assert len(found) < 30
+    assert [job.id for job in touched] == sorted(job.id for job in touched)
+    assert {job.id for job in touched if job.status is Status.RUNNING} == {job.id for job in running}
+    assert all(job.cancel_requested or job.error for job in touched)
+    assert store.counts(group="g") == {"running": 3, "canceled": cancels.MOST + 17}
+    assert store.counts(group="other") == {"queued": 1}
+    with database.read() as connection:
+        told = set(connection.execute(sa.select(deliveries.c.job_id)).scalars())
+    assert told == {job.id for job in touched if job.status is Status.CANCELED}
+    again = store.cancel_group("g", tenant="default")
+    assert [job.id for job in again] == sorted(job.id for job in running), "those are asked to stop once more"
 
 
 def test_a_retry_is_a_new_job_that_names_the_old(store: JobStore, leases: Leases) -> None:
