@@ -23,9 +23,10 @@ test: .venv/installed   ## every test, with real servers and killed processes
 test-fast: .venv/installed  ## the tests that take less than two minutes together
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not chaos and not gpu" $(TESTS)
 
-drill: .venv/installed  ## kill everything at random for long (SEED=7 JOBS=3000 SECONDS=600 DATABASE=sqlite)
+drill: .venv/installed  ## kill everything at random for long (SEED=7 JOBS=3000 SECONDS=600 DATABASE=sqlite WRITE=1)
 	$(BIN)/python -m tests.drills $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
-		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(DATABASE),--database $(DATABASE))
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(DATABASE),--database $(DATABASE)) \
+		$(if $(WRITE),--write)
 
 lint: .venv/installed   ## style and types
 	$(BIN)/ruff check .

@@ -84,11 +84,11 @@ def write(text: str, found: Mapping[str, Figures]) -> None:
     _draw(found)
 
 
-def fill_in(begin: str, end: str, text: str) -> None:
-    """Put text between two marks of the page."""
-    before, _, rest = PAGE.read_text().partition(begin)
+def fill_in(begin: str, end: str, text: str, page: Path = PAGE) -> None:
+    """Put text between two marks of a page."""
+    before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def _draw(found: Mapping[str, Figures]) -> None:

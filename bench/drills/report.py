@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.drills.drill import Outcome, Plan
 from bench.drills.systems import System
-from bench.report import table
+from bench.report import fill_in, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 #: what stands between these lines of the page is replaced
@@ -39,9 +39,7 @@ def text(systems: Sequence[System], found: Mapping[str, Outcome], plan: Plan, ma
 
 def write(text: str) -> None:
     """Put the table into the page."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    fill_in(BEGIN, END, text, page=PAGE)
 
 
 def _row(name: str, outcome: Outcome) -> list[str]:

@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.report import machine
 from tests.drills.drill import drill
+from tests.drills.report import write
 
 DIALECTS = ("sqlite", "postgresql")
 
@@ -22,19 +24,22 @@ def main() -> int:
     parser.add_argument(
         "--database", choices=DIALECTS, action="append", help="once or twice; both by default"
     )
+    parser.add_argument("--write", action="store_true", help="put the counts into docs/reliability.md")
     options = parser.parse_args()
-    bad = False
+    said, reports = machine(), []
     for dialect in options.database or DIALECTS:
         folder = Path(tempfile.mkdtemp(prefix=f"qanvas-drill-{dialect}-"))
         report = drill(folder, dialect, seed=options.seed, jobs=options.jobs, seconds=options.seconds)
         sys.stdout.write(f"{report}\n")
         sys.stdout.flush()
-        bad = bad or bool(report.found)
+        reports.append(report)
         if report.found:
             sys.stdout.write(f"logs: {folder / 'processes'}\n")
         else:
             shutil.rmtree(folder)
-    return int(bad)
+    if options.write:
+        write(reports, said)
+    return int(any(report.found or report.odd for report in reports))
 
 
 if __name__ == "__main__":

@@ -35,12 +35,16 @@ class Report:
     seconds: float
     found: Findings
 
+    @property
+    def broken(self) -> str:
+        """The faults in words."""
+        counts = [f"{name} {count}" for name, count in sorted(self.faults.items()) if count]
+        return ", ".join([*counts, f"requests repeated {self.retries}"])
+
     def __str__(self) -> str:
-        broken = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
         found = self.found
         head = (
-            f"{self.database}, seed {self.seed}: {self.jobs} jobs in {self.seconds:.0f} s; {broken}; "
-            f"{self.retries} requests repeated\n"
+            f"{self.database}, seed {self.seed}: {self.jobs} jobs in {self.seconds:.0f} s; {self.broken}\n"
             f"lost {len(found.lost)}, doubled {len(found.doubled)}, stuck {len(found.stuck)}; "
             f"attempts miscounted, or jobs out of turn {len(found.unproven)}; "
             f"files orphaned {len(found.orphaned)}, streams and webhooks missing {len(found.untold)}"
