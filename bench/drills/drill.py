@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.drills.systems import System
@@ -54,9 +54,9 @@ def run(system: System, plan: Plan) -> Outcome:
             workers = [f"worker{number}" for number in range(plan.workers)]
             for worker in workers:
                 system.start(worker)
-            hits = []
+            hits: list[tuple[str, float]] = []
             for number in range(plan.kills):
-                hits += _kill(system, ids, workers[1], plan)
+                hits += _kill(system, ids, workers[1], plan, {job for job, _ in hits})
                 workers = [workers[0], *workers[2:], f"worker{plan.workers + number}"]
                 system.start(workers[-1])
             _wait(system, ids, plan)
@@ -65,12 +65,15 @@ def run(system: System, plan: Plan) -> Outcome:
             system.stop()
 
 
-def _kill(system: System, ids: Sequence[str], worker: str, plan: Plan) -> list[tuple[str, float]]:
+def _kill(
+    system: System, ids: Sequence[str], worker: str, plan: Plan, spared: Collection[str]
+) -> list[tuple[str, float]]:
     """Kill the worker in the middle of a job; what it was doing, and when. Nothing where jobs ran out first.
 
-    Raises RuntimeError when the worker begins no job though there are some."""
+    A job that was hit before is ``spared``: every system gives up what dies again and again. Raises
+    RuntimeError when the worker begins no other though there are some."""
     deadline = time.monotonic() + plan.patience
-    while not system.running(worker) and len(system.ends()) < len(ids):
+    while not set(system.running(worker)).difference(spared) and len(system.ends()) < len(ids):
         if time.monotonic() > deadline:
             raise RuntimeError(f"{system.name}: {worker} began no job")
         time.sleep(_POLL)

@@ -30,9 +30,9 @@ def text(systems: Sequence[System], found: Mapping[str, Outcome], plan: Plan, ma
     told = [["", "set for the drill", "notices a dead worker by default after"]]
     told += [[system.name, system.settings, system.default] for system in systems]
     said = (
-        f"{plan.jobs} jobs of {plan.seconds:g} s over {plan.workers} workers that run one at a time; "
-        f"{plan.kills} times a worker in the middle of a job is killed with all its processes, and another "
-        f"is started; one is spared, and can take over. {machine}"
+        f"{plan.jobs} jobs of {plan.seconds:g} s, {plan.workers} workers that run one at a time; "
+        f"{plan.kills} times a worker in the middle of a job that no kill has hit before is killed with "
+        f"all its processes, and another is started; one worker is spared, and can take over. {machine}"
     )
     return "\n\n".join([said, table(rows), table(told)])
 
