@@ -18,6 +18,7 @@ from shared.ids import new_id
 from shared.jobs import attempts, caps, claims, outbox, transitions
 from shared.jobs.backoff import Backoff
 from shared.jobs.records import (
+    TRAINING_QUEUE,
     Ending,
     Failed,
     Finish,
@@ -192,7 +193,8 @@ class Leases:
         with self._database.write(durable=self._database.is_server) as connection:
             now = self._database.now(connection)
             rows = connection.execute(expired.order_by(jobs.c.id), {"now": now}).all()
-            return [job for row in rows for job in self._lost(connection, row, now)]
+            spared = _spared(rows)
+            return [job for row in rows for job in self._lost(connection, row, now, spared=row.id in spared)]
 
     def bury(self, worker_id: str, begun: Collection[str]) -> list[Job]:
         """Take back the jobs of a worker that is known to be dead, as ``reap`` does.
@@ -202,21 +204,21 @@ class Leases:
             now = self._database.now(connection)
             held = sa.select(jobs).where(status_in(Status.RUNNING), jobs.c.worker == worker_id)
             rows = connection.execute(held.order_by(jobs.c.id)).all()
-            moved = []
-            for row in rows:
-                if row.id in begun or row.cancel_requested_at is not None:
-                    moved += self._lost(connection, row, now)
-                    continue
-                back = transitions.apply_to_one(
-                    connection, "hand-back", row.id, now=now, fence=row.attempt, attempts=row.attempts - 1
-                )
-                if back is not None:
-                    attempts.note(connection, row, "handed-back", now=now)
-                    moved.append(transitions.record(back))
-        return moved
+            spared = _spared([row for row in rows if row.id in begun])
+            spared |= {row.id for row in rows if row.id not in begun}
+            return [job for row in rows for job in self._lost(connection, row, now, spared=row.id in spared)]
 
-    def _lost(self, connection: Connection, row: Row[Any], now: float) -> list[Job]:
-        """Take a job from the worker it died with; empty when somebody was faster."""
+    def _lost(self, connection: Connection, row: Row[Any], now: float, *, spared: bool) -> list[Job]:
+        """Take a job from the worker it died with; empty when somebody was faster. The attempt of one that is
+        ``spared`` does not count."""
+        if spared and row.cancel_requested_at is None:
+            back = transitions.apply_to_one(
+                connection, "hand-back", row.id, now=now, fence=row.attempt, attempts=row.attempts - 1
+            )
+            if back is None:
+                return []
+            attempts.note(connection, row, "handed-back", now=now)
+            return [transitions.record(back)]
         lost = {
             "type": "worker-lost",
             "message": f"worker {row.worker} died or fell silent in attempt {row.attempts} "
@@ -345,6 +347,22 @@ class Leases:
         dialect = postgresql if self._database.dialect == "postgresql" else sqlite
         insert = dialect.insert(table).values(**key, **values, **first)
         connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def _spared(lost: Collection[Row[Any]]) -> set[str]:
+    """Those of jobs lost together that their workers' deaths shall not be counted against.
+
+    A training runs for hours beside jobs of seconds, and would be charged with the death of every one that
+    kills the worker; it goes on from its checkpoint. As a training may be what kills, it is spared as often
+    as it may be tried, and no more."""
+    crowded = {row.worker for row in lost if row.queue != TRAINING_QUEUE}
+    return {
+        row.id
+        for row in lost
+        if row.queue == TRAINING_QUEUE
+        and row.worker in crowded
+        and row.attempt - row.attempts < row.max_attempts
+    }
 
 
 @cache

@@ -225,6 +225,34 @@ def test_a_job_that_only_waited_in_a_worker_that_died_keeps_its_attempts(
     assert isinstance(end(leases, waiting, Succeeded()), LeaseLost)
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["buried", "reaped"])
+def test_a_training_is_not_charged_with_a_death_beside_another_job_until_it_was_spared_often_enough(
+    store: JobStore, short: Leases, known: bool
+) -> None:
+    training = submit(store, queue="training", max_attempts=2)
+    counted = []
+    for _ in range(4):
+        beside = submit(store, max_attempts=1)
+        held = [*short.claim("wrk_dead", "training"), *short.claim("wrk_dead", "default")]
+        assert {job.id for job in held} == {training.id, beside.id}
+        if known:
+            short.bury("wrk_dead", {job.id for job in held})
+        else:
+            short.reap()
+        assert store.get(beside.id).status is Status.FAILED
+        counted.append(store.get(training.id).attempts)
+    assert counted == [0, 0, 1, 2] and store.get(training.id).status is Status.FAILED
+
+
+def test_a_training_that_was_alone_when_its_worker_died_is_charged(store: JobStore, short: Leases) -> None:
+    training = submit(store, queue="training")
+    submit(store)
+    short.claim("wrk_dead", "training")
+    short.claim("wrk_other", "default")
+    assert len(short.reap()) == 2
+    assert store.get(training.id).attempts == 1
+
+
 def test_a_canceled_job_whose_worker_died_is_canceled(store: JobStore, short: Leases) -> None:
     job = submit(store)
     short.claim("wrk_1", "default")
