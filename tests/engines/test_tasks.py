@@ -26,6 +26,7 @@ from tests.engines import additions, pipelines
 from tests.engines.contexts import Recorder
 from worker.engines.base import Device, Image, Progress, Work
 from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
+from worker.engines.memory import module_bytes
 
 Pixels = NDArray[np.uint8]
 SIZE = 16
@@ -317,8 +318,10 @@ class TestControlNet:
         )
         assert np.array_equal(dark, light)
 
-    def test_its_weights_count_for_the_models_memory(self, controlled: LoadedPipeline) -> None:
-        assert controlled.pipe.controlnet in controlled.modules
+    def test_its_weights_count_for_the_models_memory(
+        self, controlled: LoadedPipeline, loaded: LoadedPipeline
+    ) -> None:
+        assert controlled.nbytes == loaded.nbytes + module_bytes(controlled.pipe.controlnet)
 
     def test_a_folder_without_a_controlnet_says_so(self, folder: Path) -> None:
         with pytest.raises(ModelUnavailable, match="does not fit StableDiffusionPipeline"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import JobError, ModelUnavailable
+from worker.engines.sharing.points import removed
 
 #: adapters by name with their weights, in the order of their names; empty for the model alone
 Active = tuple[tuple[str, float], ...]
@@ -61,9 +62,10 @@ class Adapters:
             )
         self._active = None  # what is loaded is active at once, whoever's turn it is
         try:
-            self._pipe.load_lora_weights(
-                path.parent, weight_name=path.name, adapter_name=name, local_files_only=True
-            )
+            with removed(self._pipe):  # the library hooks offloaded modules anew
+                self._pipe.load_lora_weights(
+                    path.parent, weight_name=path.name, adapter_name=name, local_files_only=True
+                )
             if not any(name in there for there in self._pipe.get_list_adapters().values()):
                 raise ValueError("it names none of the model's layers")
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: sizes differ

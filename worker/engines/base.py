@@ -35,6 +35,8 @@ class Device:
 
     name: str = "cpu"
     dtype: str = "float32"
+    #: bytes that the weights of the model to be loaded may take there; 0 where nobody said
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

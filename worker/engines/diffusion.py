@@ -21,7 +21,8 @@ from worker.engines.adapters import Active, Adapters
 from worker.engines.arrange import arrange
 from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
 from worker.engines.masking import Hold, keep_pixels, needs_hold
-from worker.engines.memory import memory_errors, module_bytes
+from worker.engines.memory import memory_errors
+from worker.engines.placing import place
 from worker.engines.previews import Pace, Previewer
 from worker.engines.resume import Checkpoints
 from worker.engines.schedulers import make_scheduler, scheduler_name
@@ -57,6 +58,8 @@ class LoadedPipeline:
     adapters: Adapters
     previewer: Previewer
     defaults: Mapping[str, Any]
+    #: bytes that it takes on the device
+    nbytes: int
     #: pipelines of the same modules for other tasks, made when a job first asks for one
     others: dict[str, Any] = field(default_factory=dict)
 
@@ -67,10 +70,6 @@ class LoadedPipeline:
         if task not in self.others:
             self.others[task] = pipeline_for(self.pipe, task)
         return self.others[task]
-
-    @property
-    def modules(self) -> list[torch.nn.Module]:
-        return [part for part in self.pipe.components.values() if isinstance(part, torch.nn.Module)]
 
 
 class DiffusionEngine:
@@ -94,11 +93,11 @@ class DiffusionEngine:
                 raise ModelUnavailable(
                     f"model {model.id} cannot be loaded from {folder}: {error}", retryable=False
                 ) from error
-            pipe.to(device.name)
             if (controlnet := model.options.get("controlnet")) is not None:
-                pipe = with_controlnet(pipe, Path(controlnet), pipe.dtype, device.name)
+                pipe = with_controlnet(pipe, Path(controlnet), pipe.dtype)
+            arrange(pipe, device, model.options)
+            nbytes = place(pipe, device, model.options.get("offload"))
         pipe.set_progress_bar_config(disable=True)
-        arrange(pipe, device, model.options)
         install(pipe)
         rules = [schema.get("properties", {}) for schema in model.schemas.values()]
         defaults = {
@@ -106,10 +105,10 @@ class DiffusionEngine:
         }
         cache = model.options.get("cache")
         previewer = Previewer(pipe, None if cache is None else Path(cache))
-        return LoadedPipeline(pipe, Adapters(pipe), previewer, defaults)
+        return LoadedPipeline(pipe, Adapters(pipe), previewer, defaults, nbytes)
 
     def nbytes(self, loaded: LoadedPipeline) -> int:
-        return module_bytes(*loaded.modules)
+        return loaded.nbytes
 
     def run(self, loaded: LoadedPipeline, work: Work, context: Context) -> Result:
         """Images with the seeds ``seed``, ``seed + 1`` and so on."""

@@ -50,7 +50,7 @@ def pipeline_for(pipe: Any, task: str) -> Any:
     return found
 
 
-def with_controlnet(pipe: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
+def with_controlnet(pipe: Any, folder: Path, dtype: torch.dtype) -> Any:
     """The pipeline of the same family that follows a control image, with the ControlNet of that folder.
 
     Raises ModelUnavailable when there is no such pipeline or no ControlNet in the folder."""
@@ -60,7 +60,7 @@ def with_controlnet(pipe: Any, folder: Path, dtype: torch.dtype, device: str) ->
         if cls is None or "ControlNet" not in cls.__name__ or not hasattr(cls, "from_pretrained"):
             raise ValueError(f"{config.get('_class_name')} is no ControlNet")
         network = cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
-        found = diffusers.AutoPipelineForText2Image.from_pipe(pipe, controlnet=network.to(device))
+        found = diffusers.AutoPipelineForText2Image.from_pipe(pipe, controlnet=network)
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(
             f"the ControlNet in {folder} does not fit {type(pipe).__name__}: {error}", retryable=False

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.errors import OutOfMemory
@@ -54,27 +54,28 @@ class Loader:
         self._device = device
         self._done = done
         self._computing = computing
-        self._asked: queue.SimpleQueue[Firing | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[Firing, int] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="loader", daemon=True)
         self._thread.start()
 
-    def load(self, firing: Firing) -> None:
-        """Load the model that this job needs."""
-        self._asked.put(firing)
+    def load(self, firing: Firing, memory: int) -> None:
+        """Load the model that this job needs, into so many bytes if that is possible."""
+        self._asked.put((firing, memory))
 
     def end(self) -> None:
         """Load nothing more."""
         self._asked.put(None)
 
     def _serve(self) -> None:
-        while (firing := self._asked.get()) is not None:
-            self._done(self._load(firing))
+        while (asked := self._asked.get()) is not None:
+            self._done(self._load(*asked))
 
-    def _load(self, firing: Firing) -> Loaded:
+    def _load(self, firing: Firing, memory: int) -> Loaded:
         order, began = firing.order, time.monotonic()
+        device = replace(self._device, memory=memory)
         try:
             with DefaultFormats(self._computing):
-                model = order.engine.load(order.model, order.folder, self._device)
+                model = order.engine.load(order.model, order.folder, device)
             size = order.engine.nbytes(model)
         except OutOfMemory as error:
             full = OutOfMemory(error.message)  # a new one: the old one holds what was loaded

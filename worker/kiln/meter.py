@@ -32,16 +32,16 @@ def settle(device: Device) -> None:
 def peak_memory(device: Device) -> Iterator[Peak]:
     """Measure what this thread computes inside the block.
 
-    A GPU's allocator knows its peak. Elsewhere every tensor that is made is counted while it lives, which
+    A GPU's allocator knows its peak; what is left at the end does not count, be it weights that came for the
+    call or its answer. Elsewhere every tensor that is made is counted while it lives, which
     leaves out what the libraries use inside one operation, and makes the call slower."""
     peak = Peak()
     if device.name.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats(device.name)
-        before = torch.cuda.memory_allocated(device.name)
         yield peak
-        peak.nbytes = torch.cuda.max_memory_allocated(device.name) - before
+        peak.nbytes = torch.cuda.max_memory_allocated(device.name) - torch.cuda.memory_allocated(device.name)
     else:
         from worker.kiln.counter import Counter  # whoever computes without torch need not load it
 

@@ -21,10 +21,11 @@ class Models:
     """Implements ``Room``. Engine thread only; ``names``, ``memory`` and ``loading`` may be read by any."""
 
     def __init__(
-        self, device: Device, budget: int, load: Callable[[Firing], None], peak: Callable[[str], int]
+        self, device: Device, budget: int, load: Callable[[Firing, int], None], peak: Callable[[str], int]
     ) -> None:
-        """``load`` begins to load the model of a job, what comes of it is given to ``enter``; ``peak`` tells
-        how many bytes a job of a model takes beside the weights, as far as is known."""
+        """``load`` begins to load the model of a job into so many bytes, what comes of it is given to
+        ``enter``; ``peak`` tells how many bytes a job of a model takes beside the weights, 0 where nobody
+        knows."""
         self._device = device
         self._load = load
         self._peak = peak
@@ -134,7 +135,7 @@ class Models:
     def _ask(self, firing: Firing) -> None:
         self._loading = firing
         firing.watcher.begun()
-        self._load(firing)
+        self._load(firing, max(1, self._residency.budget - self._peak(firing.order.model_key)))
 
     def _evict(self, *, down_to: int) -> bool:
         """Free idle models; whether there were any to free."""

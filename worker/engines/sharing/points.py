@@ -15,6 +15,7 @@ from torch import Tensor
 from worker.engines.arrange import COMPILED
 from worker.engines.base import Call, Context, NotShareable
 from worker.engines.memory import memory_errors
+from worker.engines.placing import parts_of
 from worker.engines.resume import Calls
 from worker.engines.sharing.buckets import fillers
 from worker.engines.sharing.declared import DENOISERS, ENCODERS, Declared
@@ -63,13 +64,23 @@ def taking_part(
 def install(pipe: Any) -> None:
     """Patch what is declared of a pipeline's modules, each once.
 
-    A denoiser of a class that nobody declared is patched too: its calls are computed apart."""
-    for name, part in pipe.components.items():
-        several = list(getattr(part, "nets", ()))  # several ControlNets come in one module
-        for number, net in enumerate(several):
-            _patch(f"{name}.{number}", net)
-        if isinstance(part, torch.nn.Module) and not several:
-            _patch(name, part)
+    A denoiser of a class that nobody declared is patched too: its calls are computed apart. What was hooked
+    before, to bring a module to the device when it is called, is part of computing its calls."""
+    for name, part in parts_of(pipe):
+        _patch(name, part)
+
+
+@contextmanager
+def removed(pipe: Any) -> Iterator[None]:
+    """Inside, the modules are as they were before ``install``, for a library that changes them."""
+    points: list[ModulePoint] = [vars(part)[_POINT] for _, part in parts_of(pipe) if _POINT in vars(part)]
+    for point in points:
+        point.step_aside()
+    try:
+        yield
+    finally:
+        for point in points:
+            point.hold()
 
 
 def _patch(name: str, module: Any) -> None:
@@ -80,9 +91,8 @@ def _patch(name: str, module: Any) -> None:
     if declared is None and name.startswith(("transformer", "unet", "controlnet")):
         declared = _UNKNOWN
     if declared is not None:
-        point = ModulePoint(name, module, declared)
-        vars(module)[_POINT] = point
-        vars(module)[declared.method] = point.called
+        vars(module)[_POINT] = point = ModulePoint(name, module, declared)
+        point.hold()
 
 
 #: of which nothing is known
@@ -107,11 +117,23 @@ class ModulePoint:
         self._declared = declared
         self._real: Callable[..., Any] = getattr(module, declared.method)
         self._names = list(inspect.signature(self._real).parameters)
+        self._hook = vars(module).get("_hf_hook")
+
+    def hold(self) -> None:
+        """Stand in the method's place; what a library has put there meanwhile is the real one now."""
+        there = getattr(self._module, self._declared.method)
+        if there != self.called:
+            self._real = there
+            vars(self._module)[self._declared.method] = self.called
+
+    def step_aside(self) -> None:
+        """Leave the place to the real method."""
+        vars(self._module)[self._declared.method] = self._real
 
     def called(self, *args: Any, **kwargs: Any) -> Any:
         """What stands in the method's place."""
         job = _here.job
-        if job is None or torch.is_grad_enabled() or _is_hooked(self._module):
+        if job is None or torch.is_grad_enabled() or self._is_inside:
             return self._real(*args, **kwargs)
         calls = job.calls if self._declared.looped else None
         if calls is not None and (zeros := calls.skipped()) is not None:
@@ -120,6 +142,12 @@ class ModulePoint:
         if calls is not None:
             calls.note(answer)
         return answer
+
+    @property
+    def _is_inside(self) -> bool:
+        """Whether a hook came after the patch: it has moved the module for this call, and nobody may come
+        between."""
+        return vars(self._module).get("_hf_hook") is not self._hook
 
     def _call(self, job: _Job, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         named = dict(zip(self._names, args, strict=False)) | dict(kwargs)
@@ -153,19 +181,26 @@ class ModulePoint:
     def compute(self, calls: Sequence[Call]) -> Sequence[Any]:
         with torch.no_grad(), memory_errors(f"computing {self.name}"):
             calls[0].arguments.ready()
-            asked = len(calls)
-            if len(calls) == 1:
-                alone: _Arguments = calls[0].arguments
-                return [self._real(*alone.args, **alone.kwargs)]
-            if COMPILED in vars(self._module):
-                calls = [*calls, *(calls[i] for i in fillers([call.rows for call in calls]))]
-            rows = [call.rows for call in calls]
-            given = [call.arguments.named for call in calls]
-            joined = {
-                argument: self._declared.kind(argument).join([each[argument] for each in given], rows)
-                for argument in given[0]
-            }
-            return split(self._real(**joined), rows, lists=self._declared.answers_list)[:asked]
+            try:
+                return self._alone(calls[0]) if len(calls) == 1 else self._together(calls)
+            finally:
+                self.hold()  # the library's own hooks put themselves in its place after their first call
+
+    def _alone(self, call: Call) -> Sequence[Any]:
+        alone: _Arguments = call.arguments
+        return [self._real(*alone.args, **alone.kwargs)]
+
+    def _together(self, calls: Sequence[Call]) -> Sequence[Any]:
+        asked = len(calls)
+        if COMPILED in vars(self._module):
+            calls = [*calls, *(calls[i] for i in fillers([call.rows for call in calls]))]
+        rows = [call.rows for call in calls]
+        given = [call.arguments.named for call in calls]
+        joined = {
+            argument: self._declared.kind(argument).join([each[argument] for each in given], rows)
+            for argument in given[0]
+        }
+        return split(self._real(**joined), rows, lists=self._declared.answers_list)[:asked]
 
     def agree(self, one: Any, other: Any) -> bool:
         return agree(one, other)
@@ -182,8 +217,3 @@ def _measure(value: Any, name: str) -> tuple[int, str]:
 
 def _shown(shape: Sequence[int], dtype: torch.dtype) -> str:
     return f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
-
-
-def _is_hooked(module: Any) -> bool:
-    """Whether it is moved to the device for each call: then nobody may come between."""
-    return "_hf_hook" in vars(module)
