@@ -99,6 +99,7 @@ def worker(record: Worker) -> dict[str, Any]:
         "queues": record.queues,
         "running": record.running,
         "models": record.models,
+        "loading": record.loading,
         "memory": record.memory,
         "forwards": record.forwards,
         "started_at": time(record.started_at),

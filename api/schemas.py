@@ -367,6 +367,7 @@ WORKER: Schema = record(
     queues={"type": "array", "items": _TEXT},
     running={"type": "array", "items": _TEXT},
     models={"type": "array", "items": _TEXT},
+    loading=_or_null(_TEXT),
     memory=_OBJECT,
     forwards=_OBJECT,
     started_at=_TIME,

@@ -106,6 +106,13 @@ class Services:
         """Whether a live worker takes jobs from this queue."""
         return any(queue in worker.queues for worker in self.workers())
 
+    def is_loading(self, model: str, queue: str) -> bool:
+        """Whether a job of this queue waits for its model: a worker loads it now, and none has it."""
+        serving = [worker for worker in self.workers() if queue in worker.queues]
+        return any(worker.loading == model for worker in serving) and not any(
+            model in worker.models for worker in serving
+        )
+
     @contextmanager
     def seat(self) -> Iterator[bool]:
         """Whether this request may wait, on a thread that nobody else needs."""

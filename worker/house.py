@@ -116,6 +116,7 @@ class House:
             slots=self.settings.slots,
             queues=self.settings.queues,
             models=self.kiln.models,
+            loading=self.kiln.loading,
             memory=self.kiln.memory,
             pace=self.pace.means,
             forwards=self.kiln.forwards,

@@ -31,6 +31,7 @@ class LeaseKeeper:
         self._heartbeat = max(_SHORTEST, min(_HEARTBEAT, lease_seconds / 3))
         self._held: dict[str, Held] = {}
         self._beat = 0.0
+        self._told: tuple[object, ...] = ()
         self._closed = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
@@ -80,7 +81,7 @@ class LeaseKeeper:
                 return
             try:
                 self._renew()
-                if time.monotonic() - self._beat >= self._heartbeat:
+                if time.monotonic() - self._beat >= self._heartbeat or self._models() != self._told:
                     self._say_alive()
             except Unavailable as error:
                 # the jobs go on: should a lease run out meanwhile, the fence in the database decides
@@ -104,5 +105,11 @@ class LeaseKeeper:
                 held[job_id].latest = None  # written; nothing new to write until it changes
 
     def _say_alive(self) -> None:
+        told = self._models()
         self._leases.heartbeat(self._describe())
-        self._beat = time.monotonic()
+        self._beat, self._told = time.monotonic(), told
+
+    def _models(self) -> tuple[object, ...]:
+        """What clients who wait for a model want to hear of at once."""
+        worker = self._describe()
+        return worker.loading, worker.models

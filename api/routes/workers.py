@@ -37,6 +37,7 @@ def _own(call: Call, workers: Sequence[Worker]) -> list[Worker]:
             worker,
             running=tuple(job for job in worker.running if job in jobs),
             models=tuple(model for model in worker.models if model in models),
+            loading=worker.loading if worker.loading in models else None,
         )
         for worker in workers
     ]

@@ -251,6 +251,8 @@ class Worker:
     slots: int
     queues: tuple[str, ...]
     models: tuple[str, ...] = ()
+    #: the model that is being loaded now
+    loading: str | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
     #: by queue, the seconds that a job has lately held a slot
     pace: Mapping[str, float] = field(default_factory=dict)

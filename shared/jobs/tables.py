@@ -287,6 +287,7 @@ workers = sa.Table(
     sa.Column("slots", sa.Integer, nullable=False),
     sa.Column("queues", _Json, nullable=False),
     sa.Column("models", _Json, nullable=False),
+    sa.Column("loading", _Name),
     sa.Column("memory", _Json, nullable=False),
     sa.Column("pace", _Json),
     sa.Column("forwards", _Json, nullable=False, server_default="{}"),
