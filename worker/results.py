@@ -79,6 +79,7 @@ class Results:
             engine=trained.engine,
             source=Stored(prefix),
             input_schema=trained.input_schema,
+            also=trained.also,
             output=TASKS[trained.task].output,
             description=trained.description,
         )

@@ -84,6 +84,8 @@ class TrainedModel:
     engine: str
     input_schema: Mapping[str, Any]
     description: str
+    #: further tasks that it does, with the schema of each one's ``input``
+    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shared.catalog import schemas
 from shared.catalog.models import Model
+from shared.catalog.tasks import TASKS, TOGETHER
 from worker.engines.base import Context, Device, File, Image, Progress, Result, TrainedModel, Work
 from worker.engines.memory import memory_errors
 from worker.engines.training import diffusion_nets as nets
@@ -219,13 +220,15 @@ class _Training:
             part.half()
         made.save_pretrained(folder)
         archive = zip_folder(folder, self._context.scratch / "model.zip")
+        (task, schema), *others = _input_schemas(self._given).items()
         return Result(
             outputs=(samples, File(path=archive, media_type="application/zip")),
             model=TrainedModel(
                 folder=folder,
-                task="text-to-image",
+                task=task,
                 engine="diffusion",
-                input_schema=_input_schema(self._given),
+                input_schema=schema,
+                also=dict(others),
                 description=f"Trained on {len(self._pictures)} captioned pictures.",
             ),
         )
@@ -244,8 +247,9 @@ class _Shown:
         return moved
 
 
-def _input_schema(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trained model takes: pictures from its own size to twice that."""
+def _input_schemas(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the trained model takes for each of its tasks, its own first: pictures from its own size to twice
+    that."""
     size = given["size"]
     # the latents are halved once between each two levels
     step = nets.DOWNSCALE * 2 ** (len(given["channels"]) - 1)
@@ -255,5 +259,8 @@ def _input_schema(given: Mapping[str, Any]) -> dict[str, Any]:
         "height": side,
         "steps": {"default": 20},
         "guidance_scale": {"default": GUIDANCE},
+        # one layer at least is needed
+        "clip_skip": {"maximum": given["text_layers"] - 1},
     }
-    return schemas.specialise(schemas.load("text_to_image"), changes)
+    tasks = ("text-to-image", *TOGETHER["text-to-image"])
+    return schemas.specialise_all({task: schemas.load(TASKS[task].schema) for task in tasks}, changes)
