@@ -51,7 +51,7 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def as_fast_as_possible(port: int, request: bytes, count: int, connections: int = 16) -> list[Sample]:
+def as_fast_as_possible(port: int, request: bytes, count: int, connections: int) -> list[Sample]:
     """``count`` answers; each connection sends its next request when it has its answer."""
     samples: list[Sample] = []
     with _lines(port, connections) as (lines, poll):

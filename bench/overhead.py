@@ -20,17 +20,21 @@ from pathlib import Path
 from bench import report
 from bench.load import Sample
 from bench.steps import cost_of_steps
-from bench.subjects import CelerySubject, QanvasSubject, Subject
+from bench.subjects import MANY, CelerySubject, QanvasSubject, Subject
 from tests.servers import Postgres, Valkey
 
 
 @dataclass(slots=True)
 class Figures:
-    """One system in one round; rates in 1/s, times in milliseconds, None where it does not apply."""
+    """One system in one round; rates in 1/s, times in milliseconds, None where it does not apply.
+    ``many``: over 64 connections instead of 16."""
 
     noop_rate: float | None = None
+    noop_many: float | None = None
     submit_rate: float | None = None
     submit_p99: float | None = None
+    submit_many: float | None = None
+    submit_many_p99: float | None = None
     drain_rate: float | None = None
     through_rate: float | None = None
     end_p50: float | None = None
@@ -59,14 +63,18 @@ def measure(subject: Subject, sizes: Sizes) -> Figures:
     with subject.server():
         if subject.noop(sizes.warm):
             figures.noop_rate = _rate(subject.noop(3 * sizes.submits))
+            figures.noop_many = _rate(subject.noop(3 * sizes.submits, MANY))
         warm = subject.submit(sizes.warm)
         used = subject.cpu()
         filled = subject.submit(sizes.submits)
         figures.submit_cpu = 1000 * (subject.cpu() - used) / len(filled)
         figures.submit_rate = _rate(filled)
         figures.submit_p99 = _percentile([s.answered - s.due for s in filled], 99)
+        more = subject.submit(sizes.submits, MANY)
+        figures.submit_many = _rate(more)
+        figures.submit_many_p99 = _percentile([s.answered - s.due for s in more], 99)
         with subject.worker():
-            _drain(subject, [*warm, *filled], figures)
+            _drain(subject, [*warm, *filled, *more], figures)
             samples = subject.submit(sizes.through)
             last = max(subject.wait_for(samples))
             figures.through_rate = len(samples) / (last - min(s.due for s in samples))

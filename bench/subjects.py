@@ -32,6 +32,8 @@ JOB = {"model": "fake", "input": {"prompt": "a red apple", "seed": 7, "width": 8
 _ROOT = Path(__file__).parents[1]
 _PATIENCE = 300.0  #: seconds until a system counts as stuck
 WAITERS = 40  #: connections of clients that wait
+#: connections of clients that submit: some, and as many as an API process works on at once
+FEW, MANY = 16, 64
 
 
 class Subject(ABC):
@@ -67,8 +69,8 @@ class Subject(ABC):
         """What runs jobs runs inside."""
 
     @abstractmethod
-    def submit(self, count: int) -> Sequence[Sample]:
-        """As fast as it goes."""
+    def submit(self, count: int, connections: int = FEW) -> Sequence[Sample]:
+        """As fast as it goes, over so many connections with one request each at a time."""
 
     @abstractmethod
     def submit_at(self, rate: float, seconds: float) -> Sequence[Sample]:
@@ -78,7 +80,7 @@ class Subject(ABC):
     def ended(self) -> dict[str, float]:
         """Id → seconds since 1970, for every job that has succeeded so far."""
 
-    def noop(self, count: int) -> Sequence[Sample]:
+    def noop(self, count: int, connections: int = FEW) -> Sequence[Sample]:
         """Requests to a route that does nothing; none where there is no such route."""
         return []
 
@@ -159,8 +161,10 @@ class QanvasSubject(Subject):
         finally:
             process.clean()
 
-    def submit(self, count: int) -> Sequence[Sample]:
-        return load.expect(load.as_fast_as_possible(self.settings.port, self.request, count), 202)
+    def submit(self, count: int, connections: int = FEW) -> Sequence[Sample]:
+        return load.expect(
+            load.as_fast_as_possible(self.settings.port, self.request, count, connections), 202
+        )
 
     def submit_at(self, rate: float, seconds: float) -> Sequence[Sample]:
         return load.expect(load.at_rate(self.settings.port, self.request, rate, seconds), 202)
@@ -216,17 +220,17 @@ class CelerySubject(Subject):
         finally:
             children.stop([process], grace=10)
 
-    def noop(self, count: int) -> Sequence[Sample]:
+    def noop(self, count: int, connections: int = FEW) -> Sequence[Sample]:
         if self.direct:
             return []
         request = load.post("/noop", self._body)
-        return load.expect(load.as_fast_as_possible(self.port, request, count), 200)
+        return load.expect(load.as_fast_as_possible(self.port, request, count, connections), 200)
 
-    def submit(self, count: int) -> Sequence[Sample]:
+    def submit(self, count: int, connections: int = FEW) -> Sequence[Sample]:
         if self.direct:
             return [self._send(time.time()) for _ in range(count)]
         request = load.post("/draw", self._body)
-        return load.expect(load.as_fast_as_possible(self.port, request, count), 202)
+        return load.expect(load.as_fast_as_possible(self.port, request, count, connections), 202)
 
     def submit_at(self, rate: float, seconds: float) -> Sequence[Sample]:
         if self.direct:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from bench import load
 from bench.drills import rivals, work
-from bench.subjects import QanvasSubject
+from bench.subjects import FEW, QanvasSubject
 from cli.embedded import children
 from shared.events import Event
 from shared.jobs.states import Status
@@ -154,7 +154,7 @@ class QanvasSystem(System):
         given = {"prompt": "a red apple", "width": 8, "height": 8}
         steps = {"steps": round(seconds / _STEP), "step_seconds": _STEP}
         request = load.post("/v1/jobs", json.dumps({"model": "fake", "input": {**given, **steps}}).encode())
-        samples = load.as_fast_as_possible(self._settings.port, request, count)
+        samples = load.as_fast_as_possible(self._settings.port, request, count, FEW)
         self._ids = [sample.id for sample in load.expect(samples, 202)]
         return self._ids
 
