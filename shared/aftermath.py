@@ -39,10 +39,6 @@ class Aftermath:
         if any(job.is_terminal and job.awaited for job in ended):
             self.settle()
 
-    def let_in(self) -> None:
-        """Let the jobs go on that waited until their tenant had less running."""
-        self._send(self._caps.of_all())
-
     def settle(self, seconds: float = 1.0) -> list[Job]:
         """The same for every job that has ended, for about so long; returns the jobs that were moved."""
         moved = self._dependencies.settle(seconds)
@@ -51,6 +47,10 @@ class Aftermath:
                 self._tickets.send(job.queue)
             tell(self._events, job)
         return moved
+
+    def let_in(self) -> None:
+        """Let the jobs go on that waited until their tenant had less running."""
+        self._send(self._caps.of_all())
 
     def _send(self, tickets: Mapping[str, int]) -> None:
         for queue, count in tickets.items():
