@@ -95,7 +95,10 @@ _FILE = {
                     "license": _TEXT,
                     "description": {"type": "string"},
                     "trust_remote_code": {"type": "boolean"},
-                    "options": {"type": "object"},
+                    "options": {
+                        "type": "object",
+                        "properties": {"offload": {"enum": ["none", "model", "group"]}},
+                    },
                     "inputs": {
                         "type": "object",
                         "additionalProperties": {

@@ -101,6 +101,10 @@ def test_a_folder_is_taken_from_beside_the_file(tmp_path: Path) -> None:
             "[models.a]\ntask = 'text-to-image'\nfolder = 'x'\ninputs.steps.minimum = 'a'",
             "/models/a/inputs/steps/minimum: is not what JSON Schema allows",
         ),
+        (
+            "[models.a]\ntask = 'text-to-image'\nfolder = 'x'\noptions.offload = 'disk'",
+            "/models/a/options/offload: must be one of 'none', 'model', 'group'",
+        ),
     ],
 )
 def test_a_fault_is_named_with_its_place_and_the_cure(tmp_path: Path, text: str, said: str) -> None:
