@@ -37,12 +37,19 @@ def test_channels_come_last_where_the_entry_says_so(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("device", "last"),
-    [(Device("cuda:0", "float16"), True), (Device("cuda:0", "float32"), False), (Device(), False)],
+    ("device", "options", "last"),
+    [
+        (Device("cuda:0", "float16"), {}, True),
+        (Device("cuda:0", "float16"), {"dtype": "float32"}, False),
+        (Device("cuda:0", "float32"), {}, False),
+        (Device(), {}, False),
+    ],
 )
-def test_on_a_gpu_in_half_precision_they_do_by_themselves(device: Device, last: bool, folder: Path) -> None:
+def test_on_a_gpu_in_half_precision_they_do_by_themselves(
+    device: Device, options: dict[str, str], last: bool, folder: Path
+) -> None:
     pipe = load(folder).pipe
-    arrange(pipe, device, {})
+    arrange(pipe, device, options)
     assert channels_are_last(pipe.unet) is last
 
 

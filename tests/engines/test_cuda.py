@@ -16,12 +16,26 @@ from tests.engines.test_tasks import SIZE, difference, pixels
 from tests.kiln.studio import Studio
 from worker.engines.base import Image
 from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
-from worker.kiln.devices import each_device, find_device, memory_budget, release_memory
+from worker.kiln.devices import describe, each_device, find_device, memory_budget, release_memory
+from worker.kiln.meter import peak_memory
+from worker.kiln.profiles import Profiles
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch finds none here"),
 ]
+
+
+JOBS = [
+    {"prompt": "a", "seed": seed, "steps": 6, "guidance_scale": 4.0, "width": SIZE, "height": SIZE}
+    for seed in range(4)
+]
+
+
+@pytest.fixture(autouse=True)
+def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions otherwise round float32 to 10 bits, which the pictures of random weights show."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def load(folder: Path, **options: Any) -> LoadedPipeline:
@@ -69,17 +83,47 @@ def test_in_half_precision_channels_come_last(folder: Path, tmp_path: Path) -> N
 
 def test_jobs_share_forwards_and_keep_their_pictures(folder: Path, tmp_path: Path) -> None:
     loaded = load(folder, dtype="float32")
-    jobs = [
-        {"prompt": "a", "seed": seed, "steps": 6, "guidance_scale": 4.0, "width": SIZE, "height": SIZE}
-        for seed in range(4)
-    ]
-    alone = [pixels(loaded, tmp_path, **job) for job in jobs]
-    with Studio(tmp_path, Loaded(loaded)) as studio:
-        outcomes = studio.together(jobs)
+    share(loaded, [pixels(loaded, tmp_path, **job) for job in JOBS], tmp_path)
+
+
+def share(loaded: LoadedPipeline, alone: list[Any], folder: Path) -> None:
+    """Let the jobs share, and compare with what each is alone."""
+    with Studio(folder, Loaded(loaded), device=find_device("cuda")) as studio:
+        outcomes = studio.together(JOBS)
+        assert studio.kiln.forwards["shared"] > 0
     for outcome, expected in zip(outcomes, alone, strict=True):
         assert outcome.result is not None, outcome.trace
         [image] = outcome.result.outputs
         assert isinstance(image, Image) and difference(image.pixels, expected) <= 2
+
+
+@pytest.mark.parametrize("how", ["model", "group"])
+def test_weights_that_stay_in_main_memory_come_when_they_are_used(
+    how: str, folder: Path, tmp_path: Path
+) -> None:
+    plain = load(folder, dtype="float32")
+    alone = [pixels(plain, tmp_path, **job) for job in JOBS]
+    loaded = load(folder, dtype="float32", offload=how)
+    assert loaded.nbytes < plain.nbytes
+    assert next(loaded.pipe.vae.parameters()).is_cuda
+    assert not any(parameter.is_cuda for parameter in loaded.pipe.unet.parameters())
+    share(loaded, alone, tmp_path)
+    encoder = loaded.pipe.text_encoder
+    assert not any(parameter.is_cuda for parameter in encoder.parameters()), "the denoiser needed the room"
+    assert all(parameter.is_pinned() for parameter in encoder.parameters())
+
+
+def test_what_a_call_takes_beside_the_weights_is_measured(folder: Path, tmp_path: Path) -> None:
+    device = find_device("cuda")
+    loaded = load(folder, dtype="float32")
+    x, weights = torch.zeros(1 << 20, device=device.name), loaded.nbytes
+    with peak_memory(device) as peak:
+        (x + 1) * 2
+    assert 8 << 20 <= peak.nbytes < 9 << 20
+    profiles, budget = Profiles(None, describe(device)), weights + (1 << 30)
+    with Studio(tmp_path, Loaded(loaded), device=device, budget=budget, profiles=profiles) as studio:
+        studio.together(JOBS)
+    assert 0 < profiles.peak("m") < 1 << 30
 
 
 def test_a_compiled_denoiser_makes_the_same_picture(folder: Path, tmp_path: Path) -> None:

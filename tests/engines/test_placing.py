@@ -16,7 +16,7 @@ from shared.errors import ModelUnavailable
 from tests.engines import additions, pipelines
 from tests.engines.contexts import Recorder
 from tests.engines.test_arrange import Loaded
-from tests.engines.test_tasks import SIZE, difference, load, pixels
+from tests.engines.test_tasks import SIZE, difference, left_half, load, picture, pixels
 from tests.kiln.studio import Studio
 from worker.engines.base import Call, Image
 from worker.engines.diffusion import LoadedPipeline
@@ -82,6 +82,20 @@ def test_offloaded_jobs_share_their_forwards_and_draw_what_the_plain_model_draws
         assert outcome.result is not None, outcome.trace
         [image] = outcome.result.outputs
         assert isinstance(image, Image) and difference(image.pixels, expected) <= 1
+
+
+@pytest.mark.parametrize("how", ["model", "group"])
+def test_an_offloaded_model_does_its_other_tasks_and_shows_previews(
+    how: str, folder: Path, plain: LoadedPipeline, tmp_path: Path
+) -> None:
+    loaded = load(folder, offload=how)
+    for task, given in (
+        ("image-to-image", {"image": picture(), "strength": 0.8}),
+        ("inpainting", {"image": picture(), "mask": left_half(), "strength": 1.0}),
+        ("text-to-image", {"preview_every": 1}),
+    ):
+        drawn, expected = (pixels(each, tmp_path, task, **given) for each in (loaded, plain))
+        assert difference(drawn, expected) <= 1
 
 
 @pytest.mark.parametrize("how", ["model", "group"])

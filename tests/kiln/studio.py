@@ -41,8 +41,17 @@ class _Gate:
 
 
 class Studio:
-    def __init__(self, folder: Path, engine: Engine, *, budget: int = 1 << 40, **kiln: Any) -> None:
-        self.kiln = Kiln(Device(), budget, **kiln)
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        *,
+        device: Device | None = None,
+        budget: int = 1 << 40,
+        **kiln: Any,
+    ) -> None:
+        """On the CPU where no ``device`` is given."""
+        self.kiln = Kiln(device or Device(), budget, **kiln)
         self.engine = engine
         self._folder = folder
         self._numbers = itertools.count(1)

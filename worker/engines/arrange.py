@@ -19,7 +19,7 @@ def arrange(pipe: Any, device: Device, options: Mapping[str, Any]) -> None:
     Channels come last where that is not said on GPUs in half precision: their convolutions want it so. On a
     CPU it helps some models and hurts others. Compiling takes minutes at a model's first jobs, so nothing
     is compiled that nobody asked for; ``compile`` may name one of torch's backends."""
-    halves = device.name.startswith("cuda") and device.dtype != "float32"
+    halves = device.name.startswith("cuda") and options.get("dtype", device.dtype) != "float32"
     if options.get("channels_last", halves):
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module) and _is_flat(part):
