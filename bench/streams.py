@@ -91,13 +91,13 @@ def _until_all_said(lines: dict[socket.socket, bytes], word: bytes) -> None:
             if not (ready := poll.select(60)):
                 raise RuntimeError(f"{len(missing)} streams said nothing")
             for key, _ in ready:
-                line = key.fileobj
-                assert isinstance(line, socket.socket)
-                if not (chunk := line.recv(1 << 16)):
-                    raise RuntimeError(f"a stream ended: {lines[line]!r}")
-                lines[line] += chunk
-                if word in lines[line]:
-                    missing.discard(line)
+                ours = key.fileobj
+                assert isinstance(ours, socket.socket)
+                if not (chunk := ours.recv(1 << 16)):
+                    raise RuntimeError(f"a stream ended: {lines[ours]!r}")
+                lines[ours] += chunk
+                if word in lines[ours]:
+                    missing.discard(ours)
                     poll.unregister(line)
 
 
@@ -130,7 +130,7 @@ def table(streams: int, found: Sequence[Round], machine: str) -> str:
     """Markdown: the median of the rounds."""
 
     def middle(name: str, percent: int) -> float:
-        cut = [
+        cut: list[float] = [
             statistics.quantiles(getattr(one, name), n=100, method="inclusive")[percent - 1] for one in found
         ]
         return statistics.median(cut)

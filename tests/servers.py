@@ -161,13 +161,13 @@ class Postgres:
     def kill(self) -> None:
         """SIGKILL to the server and its backends: what they had not written is gone, as after a crash."""
         assert self.process is not None
-        family = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
-        for one in family:
+        backends = psutil.Process(self.process.pid).children(recursive=True)
+        for one in (*backends, psutil.Process(self.process.pid)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         self.process.wait()
         # it cannot start again while a backend still holds the shared memory
-        wait_until(lambda: not any(map(_lives, family[:-1])), what="the backends to be gone")
+        wait_until(lambda: not any(map(_lives, backends)), what="the backends to be gone")
 
     def stop(self) -> None:
         if self.process is not None:

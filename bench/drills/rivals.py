@@ -154,8 +154,10 @@ class Dramatiq(Rival):
         from dramatiq.brokers.redis import RedisBroker
 
         super().__init__(redis_url, folder)
-        self.broker = RedisBroker(url=redis_url, heartbeat_timeout=1000 * NOTICE, maintenance_chance=100_000)
-        self.task: Any = dramatiq.actor(work, broker=self.broker, queue_name="drill", max_retries=3)
+        broker: Any = RedisBroker  # its types do not know what it takes
+        self.broker = broker(url=redis_url, heartbeat_timeout=1000 * NOTICE, maintenance_chance=100_000)
+        declare = dramatiq.actor(broker=self.broker, queue_name="drill", max_retries=3)
+        self.task: Any = declare(work)
 
     def submit(self, job: str, seconds: float) -> None:
         self.task.send(self.folder, job, seconds)

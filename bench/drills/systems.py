@@ -94,7 +94,7 @@ class RivalSystem(System):
         return ids
 
     def start(self, worker: str) -> None:
-        command = [sys.executable, "-m", "bench.drills.worker", self.name, self._url, self._folder]
+        command = [sys.executable, "-m", "bench.drills.worker", self.name, self._url, str(self._folder)]
         self._workers[worker] = children.start(
             command,
             log=self._folder / f"{worker}.txt",
