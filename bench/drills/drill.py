@@ -16,7 +16,7 @@ _POLL = 0.1
 class Plan:
     """``seconds`` of work for each job; ``patience``: seconds from the last kill until the rest is stuck."""
 
-    jobs: int = 30
+    jobs: int = 24
     seconds: float = 3.0
     workers: int = 3
     kills: int = 6
