@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 import warnings
@@ -55,6 +56,9 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
         worker.start()
     finally:
         house.close()
+        # the interpreter gives signals their default back while it ends: a second one would kill it then
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
     return int(worker.exitcode or 0)
 
 

@@ -46,7 +46,8 @@ class Celery(Rival):
     name = "Celery"
     settings = (
         "`task_acks_late`, `task_reject_on_worker_lost`, `worker_prefetch_multiplier=1`, "
-        f"`visibility_timeout={NOTICE}`, `unacked_restore_interval=2`, `unacked_restore_throttle=1`"
+        f"`visibility_timeout={NOTICE}`, `unacked_restore_interval=2`, `unacked_restore_throttle=1`, "
+        f"`unacked_mutex_expire={NOTICE}`"
     )
     default = "1 h"
 
@@ -65,6 +66,8 @@ class Celery(Rival):
                 "visibility_timeout": NOTICE,
                 "unacked_restore_interval": 2,
                 "unacked_restore_throttle": 1,
+                # 300 s by default: for so long nobody restores when one dies while it does
+                "unacked_mutex_expire": NOTICE,
             },
         )
         self.task: Any = self.app.task(name="work")(work)

@@ -75,7 +75,7 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, dialect: str, workers: int = 3) -> Iterator[Stage]:
+def stage(folder: Path, dialect: str, *, workers: int = 3, lease: float = LEASE) -> Iterator[Stage]:
     """Everything up, over an empty database; nothing is left afterwards."""
     for name in ("valkey", "postgres"):
         (folder / name).mkdir(parents=True)
@@ -91,7 +91,7 @@ def stage(folder: Path, dialect: str, workers: int = 3) -> Iterator[Stage]:
         "QANVAS_DEVICE": "cpu",
         "QANVAS_QUEUES": "default",
         "QANVAS_WEBHOOK_ALLOW_PRIVATE": "1",
-        "QANVAS_LEASE_SECONDS": str(LEASE),
+        "QANVAS_LEASE_SECONDS": str(lease),
         "QANVAS_UPKEEP_SECONDS": str(UPKEEP),
         "QANVAS_DRAIN_SECONDS": str(DRAIN),
         "QANVAS_RETRY_BASE_SECONDS": str(BACKOFF),
