@@ -62,3 +62,19 @@ def test_a_file_that_is_not_ours_is_as_none(tmp_path: Path) -> None:
 
 def test_what_is_not_measured_shares_as_far_as_memory_allows() -> None:
     assert Profiles(None, "cpu").costs("m", None, 4).together([1] * 8) == 4
+
+
+def test_a_machine_that_was_busy_for_a_while_does_not_make_a_size_dear() -> None:
+    profiles = Profiles(None, "cpu")
+    for rows, seconds in ((1, 1.0), (2, 1.1), (4, 1.3)):
+        for taken in (60.0, seconds, 5 * seconds, 9 * seconds):
+            profiles.note("m", "s", rows, taken)
+    assert profiles.costs("m", "s", 32).seconds == {1: 1.0, 2: 1.1, 4: 1.3}
+
+
+def test_fewer_rows_never_cost_more_than_more_of_them() -> None:
+    profiles = Profiles(None, "cpu")
+    for rows, seconds in ((1, 1.0), (2, 9.0), (4, 1.3)):
+        for _ in range(4):
+            profiles.note("m", "s", rows, seconds)
+    assert profiles.costs("m", "s", 32).seconds == {1: 1.0, 2: 1.3, 4: 1.3}
