@@ -18,6 +18,7 @@ import torch
 from shared.catalog.models import Builtin, Model
 from tests.kiln.studio import Quiet
 from worker.engines.base import Context, Device, Result, Work
+from worker.engines.own import own_copy
 from worker.engines.sharing.points import install, taking_part
 from worker.kiln.devices import describe
 from worker.kiln.firing import Order
@@ -68,15 +69,19 @@ class System(ABC):
 
     def draw(self, requests: Sequence[Request]) -> None:
         """One call of the pipeline for requests of equal steps."""
-        pipe = copy.copy(self.pipe)
-        pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
-        pipe(
+        self.copy()(
             [f"picture {request.seed}" for request in requests],
             num_inference_steps=requests[0].steps,
             guidance_scale=1.0,
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],
             output_type="np",
         )
+
+    def copy(self) -> Any:
+        """The pipeline for one call."""
+        pipe = copy.copy(self.pipe)
+        pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
+        return pipe
 
     def close(self) -> None:
         """Stop its threads; nothing is served any more."""
@@ -162,6 +167,9 @@ class InKiln(System):
     @property
     def forwards(self) -> int:
         return self._kiln.forwards.get("forwards/unet", 0)
+
+    def copy(self) -> Any:
+        return own_copy(self.pipe, copy.deepcopy(self.pipe.scheduler))
 
     def close(self) -> None:
         super().close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from shared.catalog.models import Folder, Model
 from shared.errors import JobError, ModelUnavailable
@@ -16,6 +18,7 @@ from tests.engines import pipelines
 from tests.engines.contexts import Recorder
 from worker.engines.base import Device, Image, Progress, Stopped, Work
 from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
+from worker.engines.own import own_copy
 
 SCHEMA = {
     "properties": {
@@ -95,9 +98,9 @@ def test_another_seed_gives_another_picture_and_the_same_seed_the_same(loaded: A
 
 
 def test_each_of_several_images_can_be_made_again_from_its_own_seed(loaded: Any, tmp_path: Path) -> None:
-    images = run(loaded("sd"), Recorder(tmp_path), num_images=3)
+    images = run(loaded("sd"), Recorder(tmp_path / "three"), num_images=3)
     assert [image.metadata["seed"] for image in images] == ["3", "4", "5"]
-    [alone] = run(loaded("sd"), Recorder(tmp_path), seed=int(images[2].metadata["seed"]))
+    [alone] = run(loaded("sd"), Recorder(tmp_path / "one"), seed=int(images[2].metadata["seed"]))
     difference = np.abs(alone.pixels.astype(int) - images[2].pixels.astype(int)).max()
     assert difference <= 1
 
@@ -192,3 +195,14 @@ def test_what_a_model_costs_is_its_parameters_and_buffers(loaded: Any) -> None:
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=str(tmp_path)):
         DiffusionEngine().load(model(tmp_path), tmp_path, Device())
+
+
+def test_a_jobs_pipeline_is_its_own_and_knows_its_device(tmp_path: Path) -> None:
+    load: Any = DiffusionPipeline.from_pretrained
+    loaded = load(pipelines.save("sd", tmp_path))
+    own = own_copy(loaded, copy.deepcopy(loaded.scheduler))
+    assert type(own).__name__ == type(loaded).__name__ and isinstance(own, type(loaded))
+    assert own.unet is loaded.unet and own.scheduler is not loaded.scheduler
+    assert own._execution_device == loaded._execution_device
+    assert "_execution_device" in vars(type(own))
+    assert type(own_copy(loaded, own.scheduler)) is type(own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from worker.engines.arrange import arrange
 from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
 from worker.engines.masking import Hold, keep_pixels, needs_hold
 from worker.engines.memory import memory_errors
+from worker.engines.own import own_copy
 from worker.engines.placing import place
 from worker.engines.previews import Pace, Previewer
 from worker.engines.resume import Checkpoints
@@ -112,7 +112,8 @@ class DiffusionEngine:
 
     def run(self, loaded: LoadedPipeline, work: Work, context: Context) -> Result:
         """Images with the seeds ``seed``, ``seed + 1`` and so on."""
-        pipe = copy.copy(loaded.pipeline(work.task))  # its own scheduler and attributes, the same modules
+        scheduler = make_scheduler(loaded.pipe.scheduler, work.input.get("scheduler"))
+        pipe = own_copy(loaded.pipeline(work.task), scheduler)
         arguments = _arguments(pipe, loaded.defaults, work.input)
         if work.input.get("clip_skip"):
             let_clip_skip(pipe)
@@ -121,7 +122,6 @@ class DiffusionEngine:
             # one for each generator: some families want that, and all give each image its own seed's noise
             arguments["image"] = [work.input["image"]] * count
         adapters = loaded.adapters.load(work.input.get("loras") or ())
-        pipe.scheduler = make_scheduler(loaded.pipe.scheduler, work.input.get("scheduler"))
         # CPU generators give the same noise on every device
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
         own = _OwnTurns(context, loaded.adapters, adapters)

@@ -20,6 +20,9 @@ from worker.kiln.loading import Turns
 from worker.kiln.models import Models
 from worker.kiln.profiles import Profiles
 
+#: a place that was freed is about to be taken again: for so many seconds the worker still counts as full
+_FULL_FOR = 0.5
+
 
 class Scheduler:
     """Engine thread only."""
@@ -45,6 +48,7 @@ class Scheduler:
         self._threads = JobThreads()
         self._firings: list[Firing] = []
         self._spent = Spent()
+        self._full_until = 0.0
 
     def run(self) -> None:
         """Return once the inbox is closed and every job has ended."""
@@ -86,11 +90,17 @@ class Scheduler:
         return any(firing.shall_stop for firing in self._firings)
 
     def _next_turn(self, ready: list[Firing]) -> None:
+        if len(ready) == 1:  # nothing to decide, and a lone job's steps are not to wait for it
+            self._spent = Spent()
+            with self._computing:
+                self._turn(ready, stopping=ready[0].shall_stop is not None)
+            return
         candidates = [self._candidate(firing) for firing in ready]
         firings = {firing.arrived: firing for firing in ready}
-        full = sum(not candidate.background for candidate in candidates) >= self._slots
-        chosen = next_turn(candidates, self._spent, full=full)
         began = time.monotonic()
+        if sum(not candidate.background for candidate in candidates) >= self._slots:
+            self._full_until = began + _FULL_FOR
+        chosen = next_turn(candidates, self._spent, full=began < self._full_until)
         with self._computing:
             self._turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
         self._spent = self._spent.after(chosen[0], time.monotonic() - began, candidates)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -160,8 +161,11 @@ class ModulePoint:
                 raise NotShareable("a cache of steps is on")
             main = named.get(declared.rows)
             rows, shape = _measure(main, declared.rows)
-            key = []
+            key: list[tuple[str, Hashable]] = []
             for argument, value in named.items():
+                if value is None:  # most of them
+                    key.append((argument, None))
+                    continue
                 try:
                     key.append((argument, declared.kind(argument).describe(value, rows)))
                 except NotShareable as error:
@@ -215,5 +219,6 @@ def _measure(value: Any, name: str) -> tuple[int, str]:
     raise NotShareable(f"{name} has no rows")
 
 
-def _shown(shape: Sequence[int], dtype: torch.dtype) -> str:
+@lru_cache(256)
+def _shown(shape: torch.Size, dtype: torch.dtype) -> str:
     return f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
