@@ -72,7 +72,7 @@ def drill(folder: Path, dialect: str, *, seed: int, jobs: int, seconds: float) -
             jobs=jobs,
             faults=faults,
             retries=clients.retries,
-            odd=tuple(clients.odd),
+            odd=(*clients.odd, *up.broken_off()),
             seconds=time.monotonic() - began,
             found=found,
         )

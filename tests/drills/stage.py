@@ -69,6 +69,14 @@ class Stage:
             self.start_api()
         return len(dead)
 
+    def broken_off(self) -> list[str]:
+        """Transactions that the database broke off, as each waited for the other: clients see that as a 503,
+        and try again, so that nothing else would tell."""
+        if self.postgres is None:
+            return []
+        said = (self.postgres.folder / "postgres.log").read_text(errors="replace")
+        return [line for line in said.splitlines() if "deadlock detected" in line]
+
     def close(self) -> None:
         for process in self.started:
             process.clean()
