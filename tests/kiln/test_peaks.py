@@ -125,6 +125,15 @@ def test_a_batch_is_as_large_as_what_the_weights_leave_free(
         assert "splits" not in studio.kiln.forwards
 
 
+def test_a_job_that_runs_apart_is_computed_as_it_was_called_and_not_measured(tmp_path: Path) -> None:
+    profiles = seasoned()
+    with Studio(tmp_path, Greedy(), profiles=profiles) as studio:
+        studio.submit({"exact": True}).wait()
+        assert profiles.peak("m") == 0
+        studio.submit({}).wait()
+        assert ROW <= profiles.peak("m") < 2 * ROW
+
+
 def test_idle_models_leave_for_what_a_job_takes_alone_and_for_no_more(tmp_path: Path) -> None:
     greedy, idle = Greedy(), Greedy(2 * ROW)
     profiles = seasoned()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ class Models:
         return bool(evicted)
 
 
+@lru_cache(maxsize=256)  # asked at every turn while a model waits for room
 def _weights(folder: Path | None) -> int:
     """Bytes of the weight files: about what the model will take when it is loaded."""
     return 0 if folder is None else sum(file.stat().st_size for file in folder.rglob("*.safetensors"))

@@ -87,8 +87,10 @@ class Profiles:
         return size is not None and rows not in self._size(model, size).peaks.measured
 
     def note_peak(self, model: str, size: str, rows: int, nbytes: int) -> None:
-        """What such a call took."""
-        self._size(model, size).peaks.note(rows, nbytes)
+        """What such a call took. It was the first of its kind, whose time does not count."""
+        known = self._size(model, size)
+        known.peaks.note(rows, nbytes)
+        known.seconds.setdefault(rows, deque(maxlen=_KEPT))
 
     def wants(self, model: str, size: str | None, rows: int) -> bool:
         """Whether the next such call is to be measured."""
