@@ -13,6 +13,7 @@ from shared.errors import QanvasError
 
 _WAITING = {
     "behind-others": "waiting behind others",
+    "tenant-limit": "waiting until the tenant has fewer jobs running",
     "no-worker-for-model": "waiting: no worker for this model",
     "loading-model": "loading the model",
     "depends-on": "waiting for another job",
