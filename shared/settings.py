@@ -119,7 +119,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Where models compute: auto, cpu, cuda, cuda:1, mps; all: a worker on each GPU.",
         str,
     ),
-    Setting("memory_bytes", "0", "Budget for models kept loaded, in bytes; 0: most of the device's.", _bytes),
+    Setting(
+        "memory_bytes",
+        "0",
+        "Budget for loaded models and what their calls take besides, in bytes; 0: most of the device's.",
+        _bytes,
+    ),
     Setting(
         "lease_seconds",
         "30",

@@ -20,7 +20,8 @@ class Kiln:
     def __init__(
         self, device: Device, budget: int, *, slots: int = 8, profiles: Profiles | None = None
     ) -> None:
-        """``budget``: bytes that models may keep; ``slots``: jobs that the foreground is given at once.
+        """``budget``: bytes for models and what their calls take besides; ``slots``: jobs that the
+        foreground is given at once.
 
         With ``profiles``, jobs share as far as it was measured to pay; without, as far as they can."""
         self._inbox = Inbox()
