@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch.nn.functional import avg_pool2d
 
 from shared.catalog.builtin import starter_folder
 from worker.engines import previews
+from worker.engines.allowance import Allowance
 from worker.engines.previews import Pace, Previewer, fit
 
 
@@ -84,16 +86,54 @@ def test_a_real_autoencoder_can_be_fitted_of_any_kind() -> None:
     assert (wanted - shown).square().mean() < wanted.var() / 4
 
 
-def test_a_tiny_autoencoder_decodes_previews_itself_made_small() -> None:
-    vae: Any = AutoencoderTiny(
+def tiny() -> Any:
+    return AutoencoderTiny(
         encoder_block_out_channels=(8, 8),
         decoder_block_out_channels=(8, 8),
         num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1),
         latent_channels=4,
     )
+
+
+def test_a_tiny_autoencoder_decodes_previews_itself_made_small() -> None:
+    vae = tiny()
     shown = Previewer(SimpleNamespace(vae=vae), None).pixels(None, torch.zeros(2, 4, 96, 48), {})
     assert shown is not None and shown.shape == (48, 24, 3)
+
+
+def test_previews_beyond_what_they_may_cost_are_projected_at_the_same_size() -> None:
+    vae = tiny()
+    decoded, decode = 0, vae.decoder.forward
+
+    def counted(latents: torch.Tensor) -> Any:
+        nonlocal decoded
+        decoded += 1
+        time.sleep(0.2)  # more than there is to spend
+        return decode(latents)
+
+    vae.decoder.forward = counted
+    previewer = Previewer(SimpleNamespace(vae=vae), None)
+    shown = [previewer.pixels(None, torch.zeros(1, 4, 12, 8), {}) for _ in range(4)]
+    assert [each.shape for each in shown if each is not None] == [(24, 16, 3)] * 4
+    assert decoded == 1
+
+
+def test_an_allowance_grows_with_the_time_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    allowance = Allowance(0.1, 1.0)
+    with allowance.spend():
+        now += 3.0
+    left = []
+    for _ in range(3):
+        now += 6.0
+        left.append(allowance.is_left)
+    now += 1000.0
+    assert left == [False, False, True] and allowance.is_left
+    with allowance.spend():
+        now += 2.0
+    assert not allowance.is_left
 
 
 @pytest.mark.parametrize("cls", [FluxPipeline, QwenImagePipeline])

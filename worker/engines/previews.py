@@ -1,5 +1,8 @@
 """Unfinished pictures, cheaply: latents to colours by a small matrix, or by the autoencoder if it is tiny.
 
+On a CPU even a tiny autoencoder takes as long as a third of a small model's step, so there it decodes within
+an allowance of the time; what is due beyond that is shown by the matrix, at the same size.
+
 The matrix is fitted once for an autoencoder: pictures of known colours are encoded, and least squares finds
 the colour that each latent stands for. It is kept on disk, by what the autoencoder's weights are.
 """
@@ -22,12 +25,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
+from worker.engines.allowance import Allowance
+
 log = logging.getLogger(__name__)
 
 #: seconds between two previews of a job that does not say
 LEAST_SECONDS = 1.0
 #: an autoencoder of at most so many parameters decodes previews itself
 _TINY = 5_000_000
+#: on a CPU, the part of the time that it may take for that, and seconds of it that may be saved up
+_ALLOWED, _SAVED = 0.015, 0.05
 #: largest side of the latents that a tiny autoencoder decodes for a preview
 _DECODED_SIDE = 24
 #: pictures that the matrix is fitted on, and their side in pixels
@@ -54,27 +61,42 @@ class Previewer:
 
     def __init__(self, pipe: Any, cache: Path | None) -> None:
         """``cache``: a folder for the fitted matrix; None keeps it in memory alone."""
-        self._vae = getattr(pipe, "vae", None)
+        self._vae: Any = getattr(pipe, "vae", None)
         self._cache = cache
         self._projection: Projection | None = None
         self._known = False
+        self._allowance = Allowance(_ALLOWED, _SAVED)
 
     @torch.no_grad()
     def pixels(self, pipe: Any, latents: torch.Tensor, given: Mapping[str, Any]) -> NDArray[np.uint8] | None:
         """The first image of a pipeline's latents, (height, width, 3); None where it cannot be shown."""
         if (first := _first(pipe, latents, given)) is None or self._vae is None:
             return None
-        if _is_tiny(self._vae):
-            colours = _decoded(self._vae, first)
-        else:
-            projection = self._fitted()
-            if projection is None or projection.weights.shape[0] != first.shape[0]:
-                return None
-            colours = projection(first)
+        if (colours := self._colours(first)) is None:
+            return None
         shown: NDArray[np.uint8] = (
             ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         )
         return shown
+
+    def _colours(self, latents: torch.Tensor) -> torch.Tensor | None:
+        """(3, height, width) in -1 to 1, for latents (channels, height, width)."""
+        if not _is_tiny(self._vae):
+            return self._projected(latents)
+        small = _made_small(latents)
+        if latents.device.type != "cpu":
+            return _decoded(self._vae, small)
+        if not self._allowance.is_left and (projected := self._projected(small)) is not None:
+            scale = 2 ** (len(self._vae.config.decoder_block_out_channels) - 1)
+            return interpolate(projected[None], scale_factor=scale, mode="bilinear")[0]
+        with self._allowance.spend():
+            return _decoded(self._vae, small)
+
+    def _projected(self, latents: torch.Tensor) -> torch.Tensor | None:
+        projection = self._fitted()
+        if projection is None or projection.weights.shape[0] != latents.shape[0]:
+            return None
+        return projection(latents)
 
     def _fitted(self) -> Projection | None:
         if not self._known:
@@ -169,12 +191,16 @@ def _is_tiny(vae: Any) -> bool:
     return type(vae).__name__ == "AutoencoderTiny" and sum(each.numel() for each in vae.parameters()) <= _TINY
 
 
-def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Colours of latents as their own autoencoder decodes them, made small before."""
+def _made_small(latents: torch.Tensor) -> torch.Tensor:
     small = latents[None].float()
     if (side := max(small.shape[-2:])) > _DECODED_SIDE:
         small = interpolate(small, scale_factor=_DECODED_SIDE / side, mode="area")
-    scaled = small.to(vae.dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    return small[0]
+
+
+def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Colours of latents as their own autoencoder decodes them."""
+    scaled = latents[None].to(vae.dtype) / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
     colours: torch.Tensor = vae.decoder(scaled)[0]  # not ``decode``, which waits for others' calls
     return colours.float()
 
