@@ -10,25 +10,28 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from shared.jobs.batching import Combiner
+from tests.servers import wait_until
 
 
 def test_what_waits_together_is_executed_together_and_each_gets_its_own_answer() -> None:
     batches: list[int] = []
-    started = threading.Event()
+    started, gate = threading.Event(), threading.Event()
 
     def double(items: Sequence[int]) -> list[int | Exception]:
         batches.append(len(items))
         started.set()
-        time.sleep(0.05)
+        assert gate.wait(30)
         return [item * 2 for item in items]
 
     combiner = Combiner(double, most=8)
     with ThreadPoolExecutor(32) as pool:
         first = pool.submit(combiner.call, 100)
-        started.wait(5)
+        assert started.wait(30)
         rest = [pool.submit(combiner.call, n) for n in range(16)]
-        assert first.result(5) == 200
-        assert [future.result(5) for future in rest] == [n * 2 for n in range(16)]
+        wait_until(lambda: len(combiner._waiting) == 16, what="all the others to wait")
+        gate.set()
+        assert first.result(30) == 200
+        assert [future.result(30) for future in rest] == [n * 2 for n in range(16)]
     assert sum(batches) == 17
     assert max(batches) == 8
 
