@@ -84,6 +84,7 @@ def test_offloaded_jobs_share_their_forwards_and_draw_what_the_plain_model_draws
         assert isinstance(image, Image) and difference(image.pixels, expected) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["model", "group"])
 def test_an_offloaded_model_does_its_other_tasks_and_shows_previews(
     how: str, folder: Path, plain: LoadedPipeline, tmp_path: Path

@@ -124,6 +124,7 @@ def test_a_job_too_large_alone_fails_with_its_sizes_and_its_neighbours_come_out_
     assert (drawn(apart)[0] == small.alone(exact)).all(), "bit for bit"
 
 
+@pytest.mark.slow
 def test_the_bound_outlives_the_loaded_model(small: Small) -> None:
     small.together(*(job(seed) for seed in range(4)))
     fake = {"prompt": "", "seed": 1, "steps": 1, "width": 8, "height": 8, "oom_above": 0}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from shared.catalog.models import Model
@@ -33,6 +34,7 @@ class Counted(DiffusionEngine):
         return loaded
 
 
+@pytest.mark.slow
 def test_models_swap_with_the_memory_that_they_and_their_jobs_take(tmp_path: Path) -> None:
     folders = {name: pipelines.save(name, tmp_path / name) for name in ("sd", "sdxl")}
     profiles, job = Profiles(None, "cpu"), {"prompt": "a", "seed": 1, "steps": 2, "width": 16, "height": 16}
