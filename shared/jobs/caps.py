@@ -103,7 +103,7 @@ class Caps:
     def of_all(self) -> Counter[str]:
         """The same for every tenant, also where a limit has changed, or whoever ended a job died of it."""
         with self._database.read() as connection:
-            tenants = _each(connection, jobs.c.tenant, set_aside)
+            tenants = _each(connection, jobs.c.tenant)
             runs = _running(connection, tenants)
         let_in: Counter[str] = Counter()
         for tenant in tenants:
@@ -115,7 +115,7 @@ class Caps:
         let_in: Counter[str] = Counter()
         with self._database.write(durable=False) as connection:
             one_at_a_time.wait(self._database, connection, "run", [tenant])
-            queues = _each(connection, jobs.c.queue, set_aside, jobs.c.tenant == tenant)
+            queues = _each(connection, jobs.c.queue, jobs.c.tenant == tenant)
             places = _LET_IN
             if queues and (most := self._most(tenant)):
                 places = min(most - _running(connection, [tenant]).get(tenant, 0), _LET_IN)
@@ -137,8 +137,8 @@ def _running(connection: Connection, tenants: Collection[str]) -> dict[str, int]
 
 
 def _each(connection: Connection, column: sa.Column[str], *where: sa.ColumnElement[bool]) -> list[str]:
-    """The different values of a column that leads an index, in order: one step of the index for each."""
-    least = sa.select(sa.func.min(column)).where(*where, column > sa.bindparam("last"))
+    """The different values of a column among the jobs set aside, in order: a step of the index for each."""
+    least = sa.select(sa.func.min(column)).where(set_aside, *where, column > sa.bindparam("last"))
     found: list[str] = []
     while (value := connection.execute(least, {"last": found[-1] if found else ""}).scalar()) is not None:
         found.append(value)

@@ -100,8 +100,16 @@ sa.Index(
     sqlite_where=claimable,
     postgresql_where=claimable,
 )
-sa.Index("ix_jobs_aside", jobs.c.tenant, jobs.c.queue, sqlite_where=set_aside, postgresql_where=set_aside)
-sa.Index("ix_jobs_running", jobs.c.tenant, sqlite_where=_running, postgresql_where=_running)
+# with the status, which all have: else SQLite may take ``ix_jobs_tenant``, which looks as good to it
+sa.Index(
+    "ix_jobs_aside",
+    jobs.c.status,
+    jobs.c.tenant,
+    jobs.c.queue,
+    sqlite_where=set_aside,
+    postgresql_where=set_aside,
+)
+sa.Index("ix_jobs_running", jobs.c.status, jobs.c.tenant, sqlite_where=_running, postgresql_where=_running)
 sa.Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)
 sa.Index("ix_jobs_due", jobs.c.due_at, sqlite_where=_due, postgresql_where=_due)
 sa.Index(
