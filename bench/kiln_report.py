@@ -119,6 +119,9 @@ def plots(measured: Sequence[Measured], folder: Path = PAGE.parent / "images") -
         for kind, (left, right) in zip(kinds, axes, strict=True):
             lines = [each for each in own if each.steps == kind]
             _draw(left, right, kind, lines)
+        figure.legend(
+            *axes[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
+        )
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"kiln-{subject.key}.png"
         figure.savefig(path, dpi=100)
@@ -128,22 +131,26 @@ def plots(measured: Sequence[Measured], folder: Path = PAGE.parent / "images") -
 
 
 def _draw(left: Any, right: Any, kind: str, lines: Sequence[Measured]) -> None:
+    from matplotlib.ticker import LogLocator
+
     loads = [each.load for each in lines]
     for name, colour in SYSTEMS.items():
         found: list[Figures] = [each.systems[name] for each in lines]
         look = {"color": colour, "marker": "o", "markersize": 5}
-        left.plot(loads, [figures.rate for figures in found], label=name, **look)
+        left.plot(loads, [figures.rate for figures in found], **look)
         right.plot(loads, [1000 * figures.mean for figures in found], label=f"{name}, mean", **look)
         p99 = [1000 * figures.p99 for figures in found]
         right.plot(loads, p99, label=f"{name}, p99", linestyle="--", alpha=0.6, **look)
     left.set_title(f"{kind} steps: requests served per second", loc="left", fontsize=11)
     left.set_ylim(bottom=0)
-    left.legend(frameon=False)
-    right.set_title(f"{kind} steps: ms from arrival to picture (log scale)", loc="left", fontsize=11)
+    right.set_title(f"{kind} steps: ms from arrival to picture", loc="left", fontsize=11)
     right.set_yscale("log")
-    right.legend(frameon=False, fontsize=8, ncols=3)
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for axes in (left, right):
+        axes.set_xscale("log")
         axes.set_xticks(loads, [f"{load:g}" for load in loads])
-        axes.set_xlabel("load: requests arriving, in parts of what one after the other can serve")
+        axes.minorticks_off()
+        axes.set_xlabel("load (1: all that one after the other can serve)")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
