@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,6 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self._boundaries = itertools.count(1)
-        self._checkpoints = itertools.count(1)
 
     @property
     def scratch(self) -> Path:
@@ -51,6 +51,7 @@ class Recorder:
         self.previews.append(image)
 
     def checkpoint(self, write: Callable[[Path], None]) -> None:
-        self.latest = self.folder / f"checkpoint-{next(self._checkpoints)}"
-        self.latest.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # several runs of a test may share the folder
+        self.latest = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self.folder))
         write(self.latest)
