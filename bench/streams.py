@@ -98,7 +98,7 @@ def _until_all_said(lines: dict[socket.socket, bytes], word: bytes) -> None:
                 lines[ours] += chunk
                 if word in lines[ours]:
                     missing.discard(ours)
-                    poll.unregister(line)
+                    poll.unregister(ours)
 
 
 def _reach(subject: QanvasSubject, ids: Sequence[str], lines: dict[socket.socket, bytes]) -> float:

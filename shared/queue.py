@@ -85,6 +85,15 @@ class Tickets:
             self._pending[queue] += count
             self._changed.notify()
 
+    def take(self, queue: str) -> bool:
+        """Take a ticket as Celery would; False when there is none, or Redis does not answer."""
+        import redis
+
+        try:
+            return self._redis.rpop(queue_name(queue)) is not None
+        except redis.RedisError:
+            return False
+
     def waiting(self, queue: str) -> int:
         """How many tickets lie in Redis for a queue. Raises Unavailable."""
         import redis

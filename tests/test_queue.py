@@ -47,6 +47,20 @@ def test_a_ticket_is_a_message_that_celery_itself_reads(redis_url: str, tmp_path
     tickets.close()
 
 
+def test_a_ticket_is_taken_once(redis_url: str, tmp_path: Path) -> None:
+    tickets = Tickets(settings_for(redis_url, tmp_path))
+    tickets.send("taken", 2)
+    assert wait_for(tickets, "taken", 2) == 2
+    assert [tickets.take("taken") for _ in range(3)] == [True, True, False]
+    tickets.close()
+
+
+def test_no_ticket_is_there_while_redis_is_away(tmp_path: Path) -> None:
+    tickets = Tickets(settings_for("redis://127.0.0.1:1/0", tmp_path))
+    assert not tickets.take("default")
+    tickets.close()
+
+
 def test_sending_does_not_wait_for_a_redis_that_is_away(tmp_path: Path) -> None:
     tickets = Tickets(settings_for("redis://127.0.0.1:1/0", tmp_path))
     begun = time.monotonic()

@@ -43,6 +43,8 @@ from worker.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
+#: seconds for which a thread takes its tickets by itself
+_OWN_TICKETS = 1.0
 #: seconds between two tries to tell a database that is away how a job ended, and for how long
 _TRY_EVERY, _TRY_FOR = 0.5, 120.0
 
@@ -88,7 +90,18 @@ class Runner:
         self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(self._leases.finish)
 
     def ticket(self, queue: str) -> None:
-        """Run the best job of the queue, if there is one."""
+        """Run the best job of the queue, if there is one; then, for a while, do so for further tickets.
+
+        Taking those here spares Celery's way from Redis to a thread, which takes as long as claiming a job
+        and writing its end. Other queues have their turn after that while."""
+        until = time.monotonic() + _OWN_TICKETS
+        self._ticket(queue)
+        while queue != TRAINING_QUEUE and time.monotonic() < until:
+            if self._leaving or not self._tickets.take(queue):
+                return
+            self._ticket(queue)
+
+    def _ticket(self, queue: str) -> None:
         with self._room(queue) as room:
             if self._leaving:
                 self._tickets.send(queue)  # for another worker
