@@ -180,6 +180,7 @@ class Runner:
                     self._save(held, notice)
                     shutil.rmtree(folder, ignore_errors=True)
         assert firing.outcome is not None
+        self._scratch.computed(job.id)
         return self._ending(held, firing.outcome)
 
     def _save(self, held: Held, checkpoint: Checkpoint) -> None:

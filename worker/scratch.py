@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-_NEW, _BEGUN = ".new-", "begun-"
+_NEW, _BEGUN, _COMPUTED = ".new-", "begun-", "computed-"
 
 
 class Scratch:
@@ -30,9 +31,8 @@ class Scratch:
             if other == self._folder or other.name.startswith(_NEW):
                 continue
             if (lock := _try_lock(other)) is not None:
-                self.dead[other.name] = frozenset(
-                    mark.name.removeprefix(_BEGUN) for mark in other.glob(f"{_BEGUN}*")
-                )
+                # what only had to be stored is not what killed it, where something was computed beside
+                self.dead[other.name] = _marked(other, _BEGUN) or _marked(other, _COMPUTED)
                 shutil.rmtree(other, ignore_errors=True)
                 os.close(lock)
 
@@ -44,9 +44,15 @@ class Scratch:
         """Note that this job computes from now on."""
         (self._folder / f"{_BEGUN}{job_id}").touch()
 
+    def computed(self, job_id: str) -> None:
+        """Note that this job computes no more, and is to be stored."""
+        with suppress(FileNotFoundError):  # it ended before it began
+            (self._folder / f"{_BEGUN}{job_id}").rename(self._folder / f"{_COMPUTED}{job_id}")
+
     def remove(self, job_id: str, attempt: int) -> None:
-        """Remove what an attempt wrote, and the note that it computes."""
-        (self._folder / f"{_BEGUN}{job_id}").unlink(missing_ok=True)
+        """Remove what an attempt wrote, and the notes of how far it was."""
+        for mark in (_BEGUN, _COMPUTED):
+            (self._folder / f"{mark}{job_id}").unlink(missing_ok=True)
         folder = self.of(job_id, attempt)
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -56,6 +62,10 @@ class Scratch:
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
+
+
+def _marked(folder: Path, mark: str) -> frozenset[str]:
+    return frozenset(path.name.removeprefix(mark) for path in folder.glob(f"{mark}*"))
 
 
 def _try_lock(folder: Path) -> int | None:

@@ -115,6 +115,28 @@ class TestScratch:
         Scratch(root, "wrk_2").close()
         assert list(root.iterdir()) == []
 
+    @pytest.mark.parametrize(
+        ("left", "suspects"),
+        [
+            ("s.begin('a'); s.computed('a'); s.begin('b')", {"b"}),
+            ("s.begin('a'); s.computed('a')", {"a"}),
+            ("s.begin('a'); s.remove('a', 1)", set()),
+        ],
+    )
+    def test_what_was_computed_and_only_had_to_be_stored_is_no_suspect_beside_what_computes(
+        self, tmp_path: Path, left: str, suspects: set[str]
+    ) -> None:
+        program = (
+            "import os, sys, pathlib; from worker.scratch import Scratch\n"
+            f"s = Scratch(pathlib.Path(sys.argv[1]), 'wrk_dead'); {left}; os._exit(9)"
+        )
+        root = tmp_path / "scratch"
+        command = [sys.executable, "-c", program, str(root)]
+        assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == 9
+        found = Scratch(root, "wrk_2")
+        assert found.dead == {"wrk_dead": suspects}
+        found.close()
+
 
 class TestPreparer:
     @pytest.fixture
