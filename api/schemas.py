@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shared.ids import pattern
 from shared.jobs.dependencies import MOST
 from shared.jobs.states import Status
 from shared.outward.addresses import MOST as MOST_URL
@@ -28,7 +29,7 @@ SHORT: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
 PAGE: Schema = {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}
 CURSOR: Schema = {
     "type": "string",
-    "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}$",
+    "pattern": f"^{pattern('job')}$",
     "description": "`next_cursor` of the page before.",
     "x-expects": "the next_cursor of an earlier page",
 }
@@ -132,7 +133,7 @@ SUBMISSION: Schema = {
             "type": "array",
             "items": {
                 "type": "string",
-                "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}$",
+                "pattern": f"^{pattern('job')}$",
                 "x-expects": "the id of a job",
             },
             "maxItems": MOST,

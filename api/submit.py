@@ -15,14 +15,13 @@ from api.inputs import Inputs
 from api.services import Accepted, Services
 from shared import webhooks
 from shared.aftermath import tell
+from shared.catalog.check import MAX_FAULTS
 from shared.errors import FieldError, InvalidInput
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
 from shared.jobs.records import Job, NewJob, Read, Submitted
 from shared.jobs.states import Status
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-#: more faults than this in one answer help nobody
-_MOST_FAULTS = 20
 #: seconds since 1970 at the end of the year 9999
 _LAST = 253_402_300_799
 
@@ -57,10 +56,10 @@ def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, An
                 new.append(_new(services, tenant, body, inputs))
             except InvalidInput as error:
                 faults += [FieldError(f"/jobs/{index}{one.pointer}", one.detail) for one in error.errors]
-            if len(faults) >= _MOST_FAULTS:  # each may cost a look into the database
+            if len(faults) >= MAX_FAULTS:  # each may cost a look into the database
                 break
         if faults:
-            raise InvalidInput(faults[:_MOST_FAULTS])
+            raise InvalidInput(faults[:MAX_FAULTS])
         if sum(len(job.depends_on) for job in new) > MOST_IN_ONE_REQUEST:
             raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
         limits = services.waiting_limits([tenant])
@@ -148,7 +147,7 @@ def _depends_on(
         for index, job_id in enumerate(given)
         if job_id not in mine
     ]:
-        raise InvalidInput(faults[:_MOST_FAULTS])
+        raise InvalidInput(faults[:MAX_FAULTS])
     needed = tuple(dict.fromkeys((*given, *read)))
     if len(needed) > MOST:
         raise InvalidInput.at(

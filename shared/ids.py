@@ -9,7 +9,8 @@ from ulid import ULID
 
 Kind = Literal["job", "out", "file", "key", "evt", "wrk"]
 
-_ID = re.compile(r"[a-z]{3,4}_[0-9A-HJKMNP-TV-Z]{26}")
+_ULID = "[0-9A-HJKMNP-TV-Z]{26}"
+_ID = re.compile(f"[a-z]{{3,4}}_{_ULID}")
 
 
 def new_id(kind: Kind) -> str:
@@ -21,6 +22,11 @@ def first_id(kind: Kind, seconds: float) -> str:
     """The smallest id that can be made at that time, in seconds since 1970: older ones sort before it."""
     milliseconds = max(0, int(seconds * 1000))
     return f"{kind}_{ULID(milliseconds.to_bytes(6) + bytes(10))}"
+
+
+def pattern(kind: Kind) -> str:
+    """The form of such ids, for a JSON Schema; without the anchors that hold it to the whole text."""
+    return f"{kind}_{_ULID}"
 
 
 def is_id(kind: Kind, text: str) -> bool:

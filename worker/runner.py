@@ -96,9 +96,12 @@ class Runner:
         and writing its end. Other queues have their turn after that while."""
         until = time.monotonic() + _OWN_TICKETS
         self._ticket(queue)
-        while queue != TRAINING_QUEUE and time.monotonic() < until:
-            if self._leaving or not self._tickets.take(queue):
-                return
+        while (
+            queue != TRAINING_QUEUE
+            and not self._leaving
+            and time.monotonic() < until
+            and self._tickets.take(queue)
+        ):
             self._ticket(queue)
 
     def _ticket(self, queue: str) -> None:

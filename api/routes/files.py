@@ -8,7 +8,7 @@ from api import content, present, schemas
 from api.files import receive
 from api.operations import Answer, Call, Group
 from shared.errors import NotFound
-from shared.ids import is_id
+from shared.ids import is_id, pattern
 from shared.jobs.files import FileRecord
 
 group = Group("files")
@@ -44,7 +44,7 @@ def upload_file(call: Call) -> Response:
         "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
         "after": {
             "type": "string",
-            "pattern": "^file_[0-9A-HJKMNP-TV-Z]{26}$",
+            "pattern": f"^{pattern('file')}$",
             "description": "The id of the last file of the page before.",
             "x-expects": "the id of a file",
         },

@@ -14,7 +14,7 @@ from api.routes.jobs import own_job
 from api.submit import retry, when
 from api.waiting import present_jobs
 from shared.errors import Conflict, NotFound, OverLimit
-from shared.ids import new_id
+from shared.ids import new_id, pattern
 from shared.jobs.letters import Filter
 
 group = Group("dead letters")
@@ -33,7 +33,7 @@ _FILTER: Mapping[str, Mapping[str, Any]] = {
 #: has failed by now, is not tried again by the next one
 _CURSOR: Mapping[str, Any] = {
     "type": "string",
-    "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}:job_[0-9A-HJKMNP-TV-Z]{26}$",
+    "pattern": f"^{pattern('job')}:{pattern('job')}$",
     "description": "`next_cursor` of the answer before.",
     "x-expects": "the next_cursor of an earlier answer",
 }

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shared.ids import pattern
+
 _REFERENCE: Mapping[str, Any] = {
     "type": "object",
     "description": "An output of another job, which must have succeeded before this one is queued.",
     "properties": {
         "job": {
             "type": "string",
-            "pattern": "^job_[0-9A-HJKMNP-TV-Z]{26}$",
+            "pattern": f"^{pattern('job')}$",
             "x-expects": "the id of a job",
         },
         "output": {"type": "integer", "minimum": 0, "maximum": 100_000, "description": "Counted from 0."},

@@ -10,14 +10,13 @@ from sqlalchemy.engine import Connection, Row
 
 from shared.database import Database
 from shared.jobs import transitions
-from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import jobs, status_in
+from shared.jobs.states import Status
+from shared.jobs.tables import going_on, jobs, status_in
 
 #: jobs in one transaction: as long as others may have to wait for a row, or on SQLite for their turn
 MOST = 500
 
 _CANCELED = {"type": "canceled", "message": "canceled before it started", "retryable": False}
-_going = status_in(*(status for status in Status if status not in TERMINAL))
 
 
 def cancel(database: Database, connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
@@ -36,10 +35,12 @@ def cancel(database: Database, connection: Connection, ids: Sequence[str]) -> li
     return sorted(rows, key=lambda row: str(row.id))
 
 
-def going_on(connection: Connection, group: str, tenant: str) -> list[str] | None:
+def members_going_on(connection: Connection, group: str, tenant: str) -> list[str] | None:
     """The ids of a group's jobs that have not ended, in order; None where there is no such group."""
     members = (jobs.c.tenant == tenant, jobs.c.group_name == group)
-    ids = connection.execute(sa.select(jobs.c.id).where(*members, _going).order_by(jobs.c.id)).scalars().all()
+    ids = (
+        connection.execute(sa.select(jobs.c.id).where(*members, going_on).order_by(jobs.c.id)).scalars().all()
+    )
     if not ids and connection.execute(sa.select(jobs.c.id).where(*members).limit(1)).first() is None:
         return None
     return list(ids)

@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shared.database import Database
+from shared.database import Database, in_chunks
 from shared.jobs import transitions
 from shared.jobs.records import Job
 from shared.jobs.shares import Shares
 from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import dependencies, jobs, ready, status_in, unsettled
+from shared.jobs.tables import dependencies, going_on, jobs, ready, status_in, unsettled
 
 #: jobs that one may wait for, and that those of one request may wait for together
 MOST, MOST_IN_ONE_REQUEST = 1000, 10_000
 #: ended jobs that one look at the list finds, and jobs that wait for them that one transaction moves
 _ENDED, _WAITING = 32, 500
-#: ids in one statement
-_IDS = 500
 
 #: what is read of a job that others depend on
 _LOOK = (jobs.c.id, jobs.c.tenant, jobs.c.status, jobs.c.error)
@@ -62,7 +60,7 @@ def hold(
     if not wanted:
         return Waits()
     found: dict[str, Row[Any]] = {}
-    for ids in _chunks(wanted):  # in the order of the ids, as everywhere
+    for ids in in_chunks(wanted):  # in the order of the ids, as everywhere
         transitions.lock(database, connection, ids)
         found |= {row.id: row for row in connection.execute(sa.select(*_LOOK).where(jobs.c.id.in_(ids)))}
     waits = Waits({}, found)
@@ -98,7 +96,7 @@ def enter(connection: Connection, waits: Waits, rows: Sequence[dict[str, Any]], 
             hopeless.setdefault(edge["needs"], []).append(edge["job_id"])
         else:
             awaited.add(edge["needs"])
-    for ids in _chunks(sorted(awaited)):
+    for ids in in_chunks(sorted(awaited)):
         connection.execute(
             sa.update(jobs).where(jobs.c.id.in_(ids), sa.not_(jobs.c.awaited)).values(awaited=True)
         )
@@ -114,7 +112,7 @@ def is_needed(connection: Connection, job_id: str) -> bool:
     waiting = (
         sa.select(dependencies.c.job_id)
         .join(jobs, jobs.c.id == dependencies.c.job_id)
-        .where(dependencies.c.needs == job_id, jobs.c.status.not_in(sorted(TERMINAL)))
+        .where(dependencies.c.needs == job_id, going_on)
     )
     return connection.execute(waiting.limit(1)).first() is not None
 
@@ -232,7 +230,3 @@ def _reason(needed: str, other: Row[Any] | None) -> str:
         case Status.EXPIRED:
             return f"it depends on {needed}, which did not start in time"
     return f"it depends on {needed}, which failed: {said.get('message', 'for no reason given')}"
-
-
-def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + _IDS] for start in range(0, len(ids), _IDS))

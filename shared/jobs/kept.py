@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from shared.database import Database
 from shared.ids import Kind, first_id, is_id
 from shared.jobs.files import JOB_INPUT
 from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import files, job_inputs, jobs, models, outputs, status_in
+from shared.jobs.tables import files, going_on, job_inputs, jobs, models, outputs
 
 #: statuses in which a job may still read its inputs
 _LIVE = [status for status in Status if status not in TERMINAL]
@@ -32,15 +32,15 @@ def references(value: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def note_inputs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Remember which files these new rows of ``jobs`` read, in the transaction that inserts them."""
-    named = [
-        {"job_id": row["id"], "reference": reference}
-        for row in rows
-        for reference in sorted(references(row["input"]))
+def note_inputs(connection: Connection, named: Mapping[str, Collection[str]]) -> None:
+    """Remember what the inputs of new jobs name, by id, in the transaction that inserts them."""
+    noted = [
+        {"job_id": job_id, "reference": reference}
+        for job_id, own in named.items()
+        for reference in sorted(own)
     ]
-    if named:
-        connection.execute(sa.insert(job_inputs), named)
+    if noted:
+        connection.execute(sa.insert(job_inputs), noted)
 
 
 def forget_made(connection: Connection, job_id: str) -> list[str]:
@@ -133,5 +133,5 @@ class Kept:
 
 
 def _live(connection: Connection, job_ids: Iterable[str]) -> set[str]:
-    query = sa.select(jobs.c.id).where(jobs.c.id.in_(set(job_ids)), status_in(*_LIVE))
+    query = sa.select(jobs.c.id).where(jobs.c.id.in_(set(job_ids)), going_on)
     return set(connection.execute(query).scalars())

@@ -8,46 +8,45 @@ pass over; SQLite has one writer at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shared.database import in_chunks
 from shared.errors import FieldError, InvalidInput
 from shared.ids import is_id
-from shared.jobs.kept import references
 from shared.jobs.records import NewJob, Read
 from shared.jobs.states import Status
 from shared.jobs.tables import files, outputs
 
-#: ids in one statement
-_IDS = 500
-
 
 def hold(
-    connection: Connection, new: Sequence[NewJob], needed: Mapping[str, Row[Any]]
+    connection: Connection,
+    new: Sequence[NewJob],
+    named: Iterable[Collection[str]],
+    needed: Mapping[str, Row[Any]],
 ) -> list[InvalidInput | None]:
     """Hold the files and outputs that these jobs name; for each job what is wrong when one is gone.
 
-    ``needed``: the jobs that they depend on, locked already."""
-    named = sorted({reference for job in new for reference in references(job.input)})
-    if not named:
+    ``named``: what the input of each names, see ``references``; ``needed``: the jobs that they depend on,
+    locked already."""
+    ids = sorted({reference for own in named for reference in own})
+    if not ids:
         return [None] * len(new)
-    there = {row.id for row in _held(connection, files.c.id, [one for one in named if is_id("file", one)])}
+    there = {row.id for row in _held(connection, files.c.id, [one for one in ids if is_id("file", one)])}
     for column, kind in ((outputs.c.id, "out"), (outputs.c.job_id, "job")):
-        for row in _held(connection, column, [one for one in named if one.startswith(f"{kind}_")]):
+        for row in _held(connection, column, [one for one in ids if one.startswith(f"{kind}_")]):
             there |= {row.id, (row.job_id, row.index)}
     return [_gone([read for read in job.reads if not _is_there(read, there, needed)]) for job in new]
 
 
 def _held(connection: Connection, column: sa.Column[Any], ids: Sequence[str]) -> list[Row[Any]]:
     rows: list[Row[Any]] = []
-    for start in range(0, len(ids), _IDS):
+    for some in in_chunks(ids):
         # in the order of the ids, as whoever removes them does it: two must not wait for each other
-        query = (
-            sa.select(column.table).where(column.in_(ids[start : start + _IDS])).order_by(column.table.c.id)
-        )
+        query = sa.select(column.table).where(column.in_(some)).order_by(column.table.c.id)
         rows += connection.execute(query.with_for_update(read=True, key_share=True)).all()
     return rows
 

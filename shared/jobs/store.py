@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from shared.database import Database
+from shared.database import Database, in_chunks
 from shared.errors import (
     Conflict,
     FieldError,
@@ -24,11 +24,11 @@ from shared.errors import (
 from shared.ids import is_id, new_id
 from shared.jobs import again, cancels, dependencies, outbox, positions, reading, transitions
 from shared.jobs.admission import Room
-from shared.jobs.kept import forget_made, note_inputs
+from shared.jobs.kept import forget_made, note_inputs, references
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
 from shared.jobs.shares import Lane, Shares
 from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import claimable, jobs, outputs, set_aside, shown_status, status_in
+from shared.jobs.tables import claimable, going_on, jobs, outputs, set_aside, shown_status
 
 _NO_LIMITS: Mapping[str, int] = {}
 
@@ -73,11 +73,12 @@ class JobStore:
         if together and (refusal := room.take(new[0].tenant, len(new))) is not None:
             raise refusal
         waits = dependencies.hold(self._database, connection, rows, held)
-        gone = reading.hold(connection, new, waits.found)
+        named = {row["id"]: references(row["input"]) for row in rows}
+        gone = reading.hold(connection, new, named.values(), waits.found)
         if together and any(gone):
             raise _placed(gone)
         if any(job.idempotency_key is not None for job in new):
-            results = self._insert_keyed(connection, rows, gone, room)
+            results = self._insert_keyed(connection, rows, named, gone, room)
         else:
             refusals = [
                 lost or (None if together else room.take(job.tenant))
@@ -86,7 +87,7 @@ class JobStore:
             if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
                 self._tag(connection, made)
                 connection.execute(sa.insert(jobs), made)
-                note_inputs(connection, made)
+                note_inputs(connection, {row["id"]: named[row["id"]] for row in made})
             results = [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
         return _entered(connection, waits, rows, results, now)
 
@@ -101,6 +102,7 @@ class JobStore:
         self,
         connection: Connection,
         rows: list[dict[str, Any]],
+        named: Mapping[str, Collection[str]],
         gone: Sequence[InvalidInput | None],
         room: Room,
     ) -> list[Answer]:
@@ -115,7 +117,7 @@ class JobStore:
             if refusal is None:
                 insert = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
                 if connection.execute(insert, row).first() is not None:
-                    note_inputs(connection, [row])
+                    note_inputs(connection, {row["id"]: named[row["id"]]})
                     results[row["id"]] = Submitted(_fresh(row))
                     continue
                 room.give_back(row["tenant"])
@@ -146,8 +148,7 @@ class JobStore:
 
     def ended(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that have ended, or are gone."""
-        going = [status for status in Status if status not in TERMINAL]
-        query = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), status_in(*going))
+        query = sa.select(jobs.c.id).where(jobs.c.id.in_(job_ids), going_on)
         with self._database.read() as connection:
             return set(job_ids) - set(connection.execute(query).scalars())
 
@@ -182,22 +183,22 @@ class JobStore:
 
         Raises NotFound, and InvalidTransition when the job has ended already."""
         with self._database.write() as connection:
-            row = _one(connection, job_id, tenant)
+            _one(connection, job_id, tenant)
             if moved := cancels.cancel(self._database, connection, [job_id]):
                 return transitions.record(moved[0])
-            raise InvalidTransition(job_id, _one(connection, row.id, tenant).status, "canceled")
+            raise InvalidTransition(job_id, _one(connection, job_id, tenant).status, "canceled")
 
     def cancel_group(self, group: str, *, tenant: str) -> Sequence[Job]:
         """Cancel what has not ended in a group; returns the jobs this touched. Raises NotFound.
 
         Several transactions where there are many: each job is canceled with its webhook, or not yet."""
         with self._database.read() as connection:
-            if (ids := cancels.going_on(connection, group, tenant)) is None:
+            if (ids := cancels.members_going_on(connection, group, tenant)) is None:
                 raise NotFound("group", group)
         touched: list[Job] = []
-        for start in range(0, len(ids), cancels.MOST):
+        for some in in_chunks(ids, cancels.MOST):
             with self._database.write() as connection:
-                rows = cancels.cancel(self._database, connection, ids[start : start + cancels.MOST])
+                rows = cancels.cancel(self._database, connection, some)
             touched += map(transitions.record, rows)
         return touched
 

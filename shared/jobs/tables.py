@@ -80,6 +80,8 @@ shown_status: sa.ColumnElement[str] = sa.case(
     (sa.and_(status_in(Status.SCHEDULED), jobs.c.attempt > 0), Status.QUEUED.value), else_=jobs.c.status
 )
 
+#: has not ended
+going_on = status_in(*(status for status in Status if status not in TERMINAL))
 _queued = status_in(Status.QUEUED)
 #: queued, and where claims see it
 claimable: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("NOT aside"))

@@ -21,16 +21,6 @@ from tests.jobs import plans
 from tests.jobs.factory import new_job, submit
 
 
-@pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
-
-
-@pytest.fixture
-def leases(database: Database) -> Leases:
-    return Leases(database, lease_seconds=30)
-
-
 def queue_up(store: JobStore, *models: str, **changes: Any) -> None:
     store.submit([new_job(model=model, **changes) for model in models])
 

@@ -32,11 +32,6 @@ LEASE = 30.0
 
 
 @pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
-
-
-@pytest.fixture
 def leases(database: Database) -> Leases:
     return Leases(database, lease_seconds=LEASE, backoff=Backoff(base=0.05))
 

@@ -24,16 +24,6 @@ ALL = tuple(EVENTS.values())
 
 
 @pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
-
-
-@pytest.fixture
-def leases(database: Database) -> Leases:
-    return Leases(database, 30)
-
-
-@pytest.fixture
 def outbox(database: Database) -> Outbox:
     return Outbox(database)
 

@@ -30,9 +30,7 @@ def choose(sizes: Mapping[str, int], budget: int) -> str:
     """What fits ``budget`` bytes: all of the parts, each of them alone, or only their layers. Pure."""
     if sum(sizes.values()) <= budget:
         return "none"
-    stays = sizes.get(_STAYS, 0)
-    largest = max((size for name, size in sizes.items() if name != _STAYS), default=0)
-    return "model" if stays + largest <= budget else "group"
+    return "model" if sizes.get(_STAYS, 0) + _largest(sizes) <= budget else "group"
 
 
 def place(pipe: Any, device: Device, wanted: str | None) -> int:
@@ -79,6 +77,7 @@ def _move(pipe: Any, device: Device) -> None:
 
 
 def _largest(sizes: Mapping[str, int]) -> int:
+    """Of the parts that take turns."""
     return max((size for name, size in sizes.items() if name != _STAYS), default=0)
 
 

@@ -82,9 +82,9 @@ class Profiles:
             return max((size.peaks.least for size in self._sizes(model).values()), default=0)
         return self._size(model, size).peaks.expect(rows)
 
-    def lacks_peak(self, model: str, size: str | None, rows: int) -> bool:
+    def lacks_peak(self, model: str, size: str, rows: int) -> bool:
         """Whether the memory that such a call takes is to be measured."""
-        return size is not None and rows not in self._size(model, size).peaks.measured
+        return rows not in self._size(model, size).peaks.measured
 
     def note_peak(self, model: str, size: str, rows: int, nbytes: int) -> None:
         """What such a call took. It was the first of its kind, whose time does not count."""
@@ -92,17 +92,13 @@ class Profiles:
         known.peaks.note(rows, nbytes)
         known.seconds.setdefault(rows, deque(maxlen=_KEPT))
 
-    def wants(self, model: str, size: str | None, rows: int) -> bool:
+    def wants(self, model: str, size: str, rows: int) -> bool:
         """Whether the next such call is to be measured."""
-        if size is None:
-            return False
         known = self._size(model, size)
         return len(known.seconds.get(rows, ())) < _KEPT or known.calls % _AGAIN == 0
 
-    def note(self, model: str, size: str | None, rows: int, seconds: float | None) -> None:
+    def note(self, model: str, size: str, rows: int, seconds: float | None) -> None:
         """A call was computed; ``seconds`` where it was measured."""
-        if size is None:
-            return
         known = self._size(model, size)
         known.calls += 1
         if seconds is not None:
