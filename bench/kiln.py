@@ -20,11 +20,11 @@ from bench.kiln_report import aims, aims_table, line, plots, tables
 from bench.kiln_rounds import Lone, Measured, capacity, compare, lone, systems
 from bench.kiln_service import STEPS, Service
 from bench.kiln_service import compare as compare_service
-from bench.report import fill_in, machine
+from bench.report import IMAGES, fill_in, machine
 from worker.kiln.devices import describe, find_device
 
-#: what stands between these lines of the page is replaced
-BEGIN, END = "<!-- kiln: begin -->", "<!-- kiln: end -->"
+#: what stands between these lines of the page is replaced; a GPU has lines and plots of its own
+BEGIN, END = "<!-- {part}: begin -->", "<!-- {part}: end -->"
 PARTS = ("step-bound", "starter-image", "compute-bound", "service")
 
 
@@ -60,13 +60,14 @@ def main(given: Sequence[str] | None = None) -> None:
         service = compare_service(device, count, rounds)
     took = f"The run took {(time.monotonic() - began) / 60:.1f} minutes."
     whole = options.only is None and not options.quick
+    part = "kiln" if device.name == "cpu" else "kiln-gpu"
     page = _page(f"{said} {took}", measured, alone, service)
     print(page)
     with tempfile.TemporaryDirectory() as folder:
-        drawn = plots(measured) if whole else plots(measured, Path(folder))
+        drawn = plots(measured, part, IMAGES if whole else Path(folder))
     if whole:
         shown = [f"![{path.stem}: throughput and times by load](images/{path.name})" for path in drawn]
-        fill_in(BEGIN, END, "\n\n".join([page, *shown]))
+        fill_in(BEGIN.format(part=part), END.format(part=part), "\n\n".join([page, *shown]))
 
 
 def _page(said: str, measured: Sequence[Measured], alone: Lone | None, service: Service | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.kiln_rounds import Figures, Lone, Measured
 from bench.kiln_service import Service
-from bench.report import PAGE, ratio, table
+from bench.report import ratio, table
 
 #: in the order of the columns, with the colours of the plots
 SYSTEMS = {"sequential": "#8a8a8a", "static": "#c2703d", "kiln": "#3b6ea5"}
@@ -101,8 +101,8 @@ def aims_table(found: Sequence[Aim]) -> str:
     return table(rows)
 
 
-def plots(measured: Sequence[Measured], folder: Path = PAGE.parent / "images") -> list[Path]:
-    """A picture for each model: requests a second and times against the load, for equal and mixed steps."""
+def plots(measured: Sequence[Measured], part: str, folder: Path) -> list[Path]:
+    """``part-MODEL.png`` for each model: requests a second and times by load, for equal and mixed steps."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -123,7 +123,7 @@ def plots(measured: Sequence[Measured], folder: Path = PAGE.parent / "images") -
             *axes[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
         )
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"kiln-{subject.key}.png"
+        path = folder / f"{part}-{subject.key}.png"
         figure.savefig(path, dpi=100)
         plt.close(figure)
         made.append(path)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from bench.overhead import Figures
 
 _DOCS = Path(__file__).parents[1] / "docs"
-PAGE, PLOT = _DOCS / "performance.md", _DOCS / "images" / "overhead.png"
+PAGE, IMAGES = _DOCS / "performance.md", _DOCS / "images"
+PLOT = IMAGES / "overhead.png"
 #: what stands between these lines of the page is replaced
 BEGIN, END = "<!-- overhead: begin -->", "<!-- overhead: end -->"
 
