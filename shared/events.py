@@ -32,6 +32,8 @@ STOP = b"qanvas:stop"
 _KEEP, _KEEP_SECONDS = 5_000, 24 * 3600
 #: events sent in one round trip; and waiting ones beyond which progress is dropped
 _BATCH, _BACKLOG = 256, 20_000
+#: seconds for which progress waits for that of other jobs: those that share a step report one after the other
+_GATHER = 0.05
 #: reads at once: each takes a connection, and a thousand watchers may be woken together
 _READERS = 8
 _TIMEOUT = 5.0
@@ -61,6 +63,7 @@ class Events:
     def __init__(self, redis_url: str) -> None:
         self._redis = connect(redis_url, timeout=_TIMEOUT)
         self._outbox: queue.SimpleQueue[_Outgoing | None] = queue.SimpleQueue()
+        self._hurry = threading.Event()  # set when the outbox holds more than progress
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._readers = threading.BoundedSemaphore(_READERS)
@@ -82,6 +85,8 @@ class Events:
 
     def _put(self, outgoing: _Outgoing) -> None:
         self._outbox.put(outgoing)
+        if outgoing.type != "progress":
+            self._hurry.set()
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -123,13 +128,17 @@ class Events:
         """Send what is pending, for as long as Redis answers, and stop."""
         if self._thread is not None:
             self._outbox.put(None)
+            self._hurry.set()
             self._thread.join(timeout=_TIMEOUT)
         self._redis.close()
 
     def _send_forever(self) -> None:
         open_ = True
         while open_:
-            batch = [self._outbox.get()]
+            batch = [first := self._outbox.get()]
+            if first is not None and first.type == "progress" and self._outbox.qsize() < _BATCH:
+                self._hurry.wait(_GATHER)
+            self._hurry.clear()
             while len(batch) < _BATCH and not self._outbox.empty():
                 batch.append(self._outbox.get())
             open_ = None not in batch

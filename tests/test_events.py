@@ -150,3 +150,28 @@ def test_one_who_waits_for_the_end_alone_is_not_woken_by_progress(events: Events
         assert every.wait(10) and not end.wait(0.2)
         events.publish("job_1", "done", {"status": "succeeded"})
         assert end.wait(10)
+
+
+def test_progress_of_jobs_that_step_together_is_sent_together(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.events._GATHER", 60.0)
+    sent: list[int] = []
+    send = events._send
+    monkeypatch.setattr(events, "_send", lambda batch: (sent.append(len(batch)), send(batch)))
+    for number in range(8):
+        events.publish(f"job_{number}", "progress", {"step": 1})
+        time.sleep(0.002)
+    events.publish("job_0", "progress", {"step": 2})
+    events.close()
+    assert sent == [9]
+
+
+def test_nothing_else_waits_for_progress(
+    events: Events, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.events._GATHER", 60.0)
+    events.publish("job_1", "progress", {"step": 1})
+    time.sleep(0.1)  # its sender waits for more
+    events.publish("job_1", "done", {"status": "succeeded"})
+    assert [event.type for event in collect(events, follower, "job_1")] == ["progress", "done"]

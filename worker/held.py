@@ -14,7 +14,7 @@ from worker.engines.base import Progress, Stopped, StopReason
 from worker.kiln.firing import Firing
 
 #: seconds between two progress events of a job; its first and last step are always told
-_TELL_EVERY = 0.05
+_TELL_EVERY = 0.1
 
 Value = TypeVar("Value")
 
