@@ -153,15 +153,18 @@ class Outbox:
         """Let what is due for a host that does not answer wait as well: one try told what all would find."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            due = (
-                sa.select(deliveries.c.id)
-                .where(deliveries.c.host == host, delivery_pending, deliveries.c.next_at <= now)
-                .order_by(deliveries.c.next_at)
-                .limit(_PUT_OFF)
-            )
-            connection.execute(
-                sa.update(deliveries).where(deliveries.c.id.in_(due)).values(next_at=now + seconds)
-            )
+            due = (deliveries.c.host == host, delivery_pending, deliveries.c.next_at <= now)
+            waits = self._free(*due, limit=_PUT_OFF)
+            connection.execute(sa.update(deliveries).where(waits).values(next_at=now + seconds))
+
+    def _free(self, *which: sa.ColumnElement[bool], limit: int | None = None) -> sa.ColumnElement[bool]:
+        """It is one of these, the first due first, and nobody works on it at this moment.
+
+        Who moves many waits for none of them, so that no two wait for each other."""
+        found = sa.select(deliveries.c.id).where(*which).order_by(deliveries.c.next_at).limit(limit)
+        if self._database.is_server:  # a CTE: a planner may look into a mere subquery more than once
+            found = sa.select(found.with_for_update(skip_locked=True).cte().c.id)
+        return deliveries.c.id.in_(found)
 
     def backlog(self) -> dict[State, int]:
         """How many deliveries are pending, and how many were given up and are not forgotten yet.
@@ -206,10 +209,9 @@ class Outbox:
             late = {**_ended("dead", now), "last_error": "its host did not answer for a day"}
             # a try that is on its way may settle it still: an hour is more than that takes
             overdue = (delivery_pending, deliveries.c.give_up_at < now - 3600, deliveries.c.next_at <= now)
-            connection.execute(sa.update(deliveries).where(*overdue).values(**late))
-            return connection.execute(
-                sa.delete(deliveries).where(deliveries.c.ended_at < now - seconds)
-            ).rowcount
+            connection.execute(sa.update(deliveries).where(self._free(*overdue)).values(**late))
+            old = self._free(deliveries.c.ended_at < now - seconds)
+            return connection.execute(sa.delete(deliveries).where(old)).rowcount
 
     def secret(self, tenant: str) -> str:
         """What signs a tenant's deliveries that name no secret of their own; made when first asked for."""

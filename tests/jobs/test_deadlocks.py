@@ -16,10 +16,12 @@ import sqlalchemy as sa
 from shared.database import Database
 from shared.jobs.dependencies import Dependencies
 from shared.jobs.leases import Leases
-from shared.jobs.records import Finish, Job, Submitted, Succeeded
+from shared.jobs.outbox import Outbox
+from shared.jobs.records import Finish, Job, Submitted, Succeeded, Webhook
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs
+from shared.jobs.tables import deliveries, jobs
+from shared.webhooks import ENDINGS
 from tests.jobs.factory import new_job, submit
 from tests.jobs.meeting import pause, started, waiting
 from tests.servers import wait_until
@@ -97,6 +99,41 @@ def test_jobs_expire_while_what_they_waited_for_is_settled(
     leases.expire()
     assert {store.get(job.id).status for job in (later, sooner)} <= {Status.EXPIRED, Status.QUEUED}
     assert store.get(sooner.id).status is Status.EXPIRED
+
+
+def test_deliveries_that_are_moved_together_do_not_wait_for_one_that_somebody_holds(
+    store: JobStore, database: Database, other: Database
+) -> None:
+    """Whoever holds it may want one of the others next."""
+    hook = Webhook(url="https://example.com/hook", events=ENDINGS)
+    for job in [submit(store, webhook=hook) for _ in range(3)]:
+        store.cancel(job.id)
+    with database.read() as connection:
+        held = connection.execute(sa.select(deliveries.c.id)).scalars().first()
+    outbox, mine, now = Outbox(other), deliveries.c.id == held, sa.func.extract("epoch", sa.func.now())
+
+    def moved(move: Any, **values: Any) -> Any:
+        with database.write() as connection:
+            connection.execute(sa.update(deliveries).values(**values))
+        with database.write() as connection:
+            connection.execute(sa.update(deliveries).where(mine).values(tries=7))
+            going = started(move)
+            wait_until(lambda: going.done() or waiting(database) > 0, what="the others to be moved")
+            assert going.done(), "it waits for what is held"
+        return going.result(30)
+
+    def there(*where: Any) -> int:
+        with database.read() as connection:
+            return connection.execute(
+                sa.select(sa.func.count()).select_from(deliveries).where(*where)
+            ).scalar_one()
+
+    moved(lambda: outbox.put_off("example.com", 600), next_at=0)
+    assert there(deliveries.c.next_at > now + 60) == 2 and there(mine, deliveries.c.next_at <= now) == 1
+    moved(lambda: outbox.prune(600), next_at=0, give_up_at=0)
+    assert there(deliveries.c.status == "dead") == 2 and there(mine, deliveries.c.status == "pending") == 1
+    assert moved(lambda: outbox.prune(600), status="dead", ended_at=0) == 2
+    assert outbox.prune(600) == 1
 
 
 def test_two_that_submit_the_same_keys_in_another_order_both_get_their_jobs(
