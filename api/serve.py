@@ -28,7 +28,7 @@ from shared.jobs.keys import KeyStore
 from shared.settings import Settings
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 #: seconds that requests may take to end when the server is told to stop
 _GRACE = 5
@@ -145,13 +145,26 @@ def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: i
 def at_desks(app: WSGIApplication, services: Services) -> WSGIApplication:
     """The application with at most ``api_threads`` requests worked on at once, however many threads sleep.
 
-    What a response streams afterwards does not count."""
+    What a response streams afterwards does not count, nor who waits for the rest of a request's body."""
 
     def handle(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.input"] = _Body(environ["wsgi.input"], services)
         with services.desks:
             return app(environ, start_response)
 
     return handle
+
+
+class _Body:
+    """A request's body, whose reader leaves its desk to others meanwhile: however many clients send slowly,
+    each holds a thread that sleeps."""
+
+    def __init__(self, body: InputStream, services: Services) -> None:
+        self._body, self._services = body, services
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._services.away_from_desk():
+            return self._body.read(size)
 
 
 def _follow_parent(services: Services, alive: Connection, parent: int) -> None:

@@ -218,6 +218,22 @@ def test_events_arrive_while_the_job_lives(server: Server) -> None:
         assert time.monotonic() - began < 3
 
 
+def test_clients_that_send_their_bodies_slowly_hold_up_nobody_else(start: Callable[..., Server]) -> None:
+    server = start(api_threads=2, api_streams=20)
+    head = b"POST /v1/%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 50\r\n\r\n"
+    kinds = ((b"jobs", b"application/json"), (b"files", b"multipart/form-data; boundary=x"))
+    with contextlib.ExitStack() as slow:
+        connections = []
+        for number in range(6):
+            address = ("127.0.0.1", server.settings.port)
+            connections.append(slow.enter_context(socket.create_connection(address, timeout=30)))
+            connections[-1].sendall(head % kinds[number % 2] + b'{"model"')
+        for _ in range(5):
+            assert server.http.post("/v1/jobs", json=BODY, timeout=20).status_code == 202
+        connections[0].sendall(b': "fake", "input": {"prompt": "apple"}}'.ljust(42))
+        assert connections[0].recv(65536).startswith(b"HTTP/1.1 202"), "it is answered when it is there"
+
+
 def test_a_watcher_who_leaves_gives_up_its_seat(start: Callable[..., Server]) -> None:
     server = start(api_threads=4)
     job = server.http.post("/v1/jobs", json=BODY).json()
