@@ -70,15 +70,20 @@ class Metrics:
         for status in Status:
             jobs.add_metric([status.value], counts.get(status.value, 0))
         yield jobs
-        depth = GaugeMetricFamily("qanvas_queue_depth", "Jobs queued.", labels=["queue"])
+        depth = GaugeMetricFamily("qanvas_queue_depth", "Jobs that a worker may take now.", labels=["queue"])
+        held = GaugeMetricFamily(
+            "qanvas_queue_held_back",
+            "Jobs queued that wait until their tenant has less running.",
+            labels=["queue"],
+        )
         oldest = GaugeMetricFamily(
             "qanvas_queue_oldest_seconds", "How long the oldest waits.", labels=["queue"]
         )
-        for queue in self._services.jobs.depths():
+        for queue in self._services.depths():
             depth.add_metric([queue.queue], queue.queued)
-            oldest.add_metric([queue.queue], queue.oldest_seconds)
-        yield depth
-        yield oldest
+            held.add_metric([queue.queue], queue.held_back)
+            oldest.add_metric([queue.queue], queue.oldest_seconds or 0.0)
+        yield from (depth, held, oldest)
         hooks = GaugeMetricFamily(
             "qanvas_webhook_deliveries", "Webhooks on their way, and given up.", labels=["status"]
         )

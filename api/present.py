@@ -116,9 +116,11 @@ def queues(
     return [
         {
             "name": name,
-            "queued": deep[name].queued if name in deep else 0,
-            "oldest_seconds": round(deep[name].oldest_seconds, 3) if name in deep else None,
+            "queued": depth.queued,
+            "held_back": depth.held_back,
+            "oldest_seconds": None if depth.oldest_seconds is None else round(depth.oldest_seconds, 3),
             "workers": served.count(name),
         }
         for name in sorted({*known, *deep, *served})
+        for depth in [deep.get(name, QueueDepth(name, 0, None, 0))]
     ]

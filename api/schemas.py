@@ -379,8 +379,15 @@ WORKERS: Schema = listing(WORKER)
 QUEUE: Schema = record(
     "A queue with jobs or workers.",
     name=_TEXT,
-    queued=_COUNT,
-    oldest_seconds=_or_null(_SECONDS),
+    queued={**_COUNT, "description": "Jobs that a worker may take now."},
+    held_back={
+        **_COUNT,
+        "description": "Jobs, queued as well, that wait until their tenant has less running.",
+    },
+    oldest_seconds={
+        **_or_null(_SECONDS),
+        "description": "How long the one of the `queued` has waited that has waited longest.",
+    },
     workers=_COUNT,
 )
 QUEUES: Schema = listing(QUEUE)

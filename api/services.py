@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from api.limits import Limits
 from shared.aftermath import Aftermath
 from shared.catalog.catalog import Catalog
+from shared.catalog.models import owned
 from shared.database import Database
 from shared.errors import QanvasError
 from shared.events import Events
@@ -21,7 +22,7 @@ from shared.jobs.keys import KeyStore
 from shared.jobs.leases import Leases
 from shared.jobs.letters import DeadLetters
 from shared.jobs.outbox import Outbox
-from shared.jobs.records import Job, NewJob, Submitted, Worker
+from shared.jobs.records import Job, NewJob, QueueDepth, Submitted, Worker
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.jobs.tenants import Tenants
@@ -72,6 +73,7 @@ class Services:
         self.workers: Remembered[list[Worker]] = Remembered(
             lambda: self.leases.workers(alive_within=settings.lease_seconds)
         )
+        self.depths: Remembered[Sequence[QueueDepth]] = Remembered(self.jobs.depths)
         self.has_keys = Remembered(self.keys.any)
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
@@ -106,11 +108,12 @@ class Services:
         """Whether a live worker takes jobs from this queue."""
         return any(queue in worker.queues for worker in self.workers())
 
-    def is_loading(self, model: str, queue: str) -> bool:
-        """Whether a job of this queue waits for its model: a worker loads it now, and none has it."""
-        serving = [worker for worker in self.workers() if queue in worker.queues]
-        return any(worker.loading == model for worker in serving) and not any(
-            model in worker.models for worker in serving
+    def is_loading(self, job: Job) -> bool:
+        """Whether a queued job waits for its model: a worker of its queue loads it now, and none has it."""
+        serving = [worker for worker in self.workers() if job.queue in worker.queues]
+        names = {job.model, owned(job.tenant, job.model)}  # a model of all, or the tenant's own
+        return any(worker.loading in names for worker in serving) and names.isdisjoint(
+            model for worker in serving for model in worker.models
         )
 
     @contextmanager

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -32,10 +33,17 @@ def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency
     Raises InvalidInput, IdempotencyMismatch, OverLimit, Unavailable; then nothing is left behind."""
     if idempotency_key is not None and _KEY.fullmatch(idempotency_key) is None:
         raise InvalidInput.at("", "Idempotency-Key must be 1 to 255 visible ASCII characters")
+    fingerprint = None
+    if idempotency_key is not None:
+        fingerprint = _fingerprint(body)
+        # before all that may have changed since it was accepted: limits, models, files, other jobs
+        if (known := services.jobs.keyed(idempotency_key, fingerprint, tenant=tenant)) is not None:
+            return Accepted(known, replayed=True, position=None)
     services.limits.submission(auth.caller())
     inputs = Inputs(services, tenant)
     with _taken_back(inputs):
-        new = _new(services, tenant, body, inputs, idempotency_key=idempotency_key)
+        new = _new(services, tenant, body, inputs)
+        new = replace(new, idempotency_key=idempotency_key, fingerprint=fingerprint)
         accepted = services.writer.call(new)
     if accepted.replayed:
         inputs.discard()
@@ -101,14 +109,7 @@ def _taken_back(inputs: Inputs) -> Any:
         raise
 
 
-def _new(
-    services: Services,
-    tenant: str,
-    body: Mapping[str, Any],
-    inputs: Inputs,
-    *,
-    idempotency_key: str | None = None,
-) -> NewJob:
+def _new(services: Services, tenant: str, body: Mapping[str, Any], inputs: Inputs) -> NewJob:
     model = services.catalog.resolve(body.get("model"), body.get("task"), tenant)
     values = services.catalog.check_input(model, body.get("input", {}))
     values = inputs.settle(model.input_schema, values, "/input")
@@ -129,8 +130,6 @@ def _new(
         group=body.get("group"),
         metadata=body.get("metadata", {}),
         webhook=webhooks.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
-        idempotency_key=idempotency_key,
-        fingerprint=None if idempotency_key is None else _fingerprint(body),
     )
 
 

@@ -68,7 +68,7 @@ def _waiting(
             reason, estimate = "no-worker-for-model", None
         case Status.QUEUED if job.aside:
             reason, estimate = "tenant-limit", None
-        case Status.QUEUED if services.is_loading(job.model, job.queue):
+        case Status.QUEUED if services.is_loading(job):
             reason, estimate = "loading-model", None
         case Status.QUEUED:
             reason, estimate = "behind-others", seconds_until_start(job.queue, position, services.workers())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,6 @@ from shared.errors import ConfigurationError, MissingExtra, Unavailable
 
 #: seconds a SQLite writer waits for another before it gives up
 BUSY_SECONDS = 15.0
-
-#: ids in one statement
-IDS = 500
 
 #: seconds for which the difference between a server's clock and this machine's is believed
 _CLOCK_SECONDS = 1.0
@@ -181,11 +178,6 @@ def _postgresql(url: sa.URL) -> Engine:
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
     return engine
-
-
-def in_chunks(ids: Sequence[str], most: int = IDS) -> Iterator[Sequence[str]]:
-    """The ids in order, so many at a time."""
-    return (ids[start : start + most] for start in range(0, len(ids), most))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+from shared.chunks import in_chunks
 from shared.errors import Unavailable
 from shared.events import WAKE
 from shared.listening import Listener
@@ -19,8 +20,6 @@ log = logging.getLogger(__name__)
 
 #: seconds between two questions to the database while news come by themselves, and while they do not
 _ASK_EVERY, _ASK_EVERY_AWAY = 5.0, 1.0
-#: jobs in one question
-_MOST = 500
 
 
 class Watch:
@@ -114,8 +113,8 @@ class Follower:
             with self._lock:
                 watched = list(self._watches)
             try:
-                for start in range(0, len(watched), _MOST):
-                    for job_id in self._ended(watched[start : start + _MOST]):
+                for some in in_chunks(watched):
+                    for job_id in self._ended(some):
                         self._ring(job_id, look=True)
             except Unavailable as error:
                 log.warning("not known which jobs have ended: %s", error)

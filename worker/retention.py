@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
+from shared.chunks import in_chunks
 from shared.errors import Unavailable
 from shared.jobs.kept import Kept
 from shared.jobs.leases import Leases
@@ -80,7 +80,7 @@ class Retention:
             ("models", self._kept.unnamed_models),
         ):
             # first what is stored, then the rows: a row that comes between them protects its file
-            for keys in _batches(self._storage.older(prefix, self._keep_orphans)):
+            for keys in in_chunks(self._storage.older(prefix, self._keep_orphans), _BATCH):
                 if self._closed.is_set():
                     return
                 self._remove(f"orphan in {prefix}/", unnamed(keys))
@@ -106,8 +106,3 @@ class Retention:
                 log.exception("a round of retention failed")
             if self._closed.wait(_EVERY):
                 return
-
-
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(islice(keys, _BATCH)):
-        yield batch

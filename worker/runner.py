@@ -141,7 +141,9 @@ class Runner:
 
     def _claim(self, queues: Sequence[str]) -> list[Job | Exception | None]:
         """A job for each ticket, as far as they go; models that jobs here wait for are as good as loaded."""
-        resident = {*self._kiln.models, *(held.job.model for held in self._keeper.held())}
+        # two tenants' models of one name are taken for one: a wrong guess costs a place out of turn at most
+        loaded = {model.rpartition("/")[2] for model in self._kiln.models}
+        resident = loaded | {held.job.model for held in self._keeper.held()}
         found = {
             queue: iter(
                 self._leases.claim(self._worker_id, queue, limit=queues.count(queue), resident=resident)

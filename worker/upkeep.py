@@ -22,6 +22,8 @@ from worker.results import Results
 log = logging.getLogger(__name__)
 
 _LOCK = "upkeep"
+#: tickets that a queue needs at most: more than all workers together take between two rounds
+_TICKETS = 10_000
 #: leases without a sign of life after which a worker is forgotten
 _SILENT_LEASES = 10
 #: seconds between two looks for checkpoints of jobs that have ended without a worker
@@ -124,19 +126,20 @@ class Upkeep:
             self._checkpoints.forget(job.id)
 
     def _top_up(self) -> None:
-        """Tickets are anonymous: a queue needs as many as it has jobs, whichever were lost. Those that are
-        just on their way are not: only what was missing in the last round too is sent again."""
+        """Tickets are anonymous: a queue needs as many as it has jobs, whichever were lost, or as workers can
+        take until the next round. Those that are just on their way are not lost: only what was missing in the
+        last round too is sent again."""
         before, self._missing = self._missing, {}
-        for depth in self._jobs.depths():
-            # what is set aside gets its ticket when it is let in
-            missing = depth.queued - depth.aside - self._tickets.waiting(depth.queue)
+        # what is set aside gets its ticket when it is let in
+        for queue, ready in self._jobs.ready(_TICKETS).items():
+            missing = ready - self._tickets.waiting(queue)
             if missing <= 0:
                 continue
-            again = min(missing, before.get(depth.queue, 0))
+            again = min(missing, before.get(queue, 0))
             if again:
-                log.debug("%d tickets missing for queue %s, sent again", again, depth.queue)
-                self._tickets.send(depth.queue, again)
-            self._missing[depth.queue] = missing - again
+                log.debug("%d tickets missing for queue %s, sent again", again, queue)
+                self._tickets.send(queue, again)
+            self._missing[queue] = missing - again
 
     def _sweep(self) -> None:
         """Remove the checkpoints of jobs that were canceled, or deleted, while no worker had them."""

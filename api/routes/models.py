@@ -13,7 +13,7 @@ group = Group("models")
 
 
 def _present(call: Call, model: Model) -> dict[str, object]:
-    loaded = any(model.id in worker.models for worker in call.services.workers())
+    loaded = any(model.known_as in worker.models for worker in call.services.workers())
     return present.model(model, "loaded" if loaded else call.services.catalog.state(model))
 
 

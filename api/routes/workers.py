@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from flask import Response
@@ -23,23 +23,31 @@ group = Group("workers")
 def list_workers(call: Call) -> Response:
     services = call.services
     alive = services.leases.workers(alive_within=services.settings.lease_seconds)
-    shown = alive if call.caller.is_admin else _own(call, alive)
+    names = {model.known_as: model.id for model in services.catalog.list(call.tenant)}
+    if call.caller.is_admin:
+        names = {model: model for worker in alive for model in _held(worker)} | names
+        shown = [_named(worker, names) for worker in alive]
+    else:
+        shown = _own(call, [_named(worker, names) for worker in alive])
     return present.answer({"data": [present.worker(worker) for worker in shown]})
 
 
+def _held(worker: Worker) -> Sequence[str]:
+    return worker.models if worker.loading is None else (*worker.models, worker.loading)
+
+
+def _named(worker: Worker, names: Mapping[str, str]) -> Worker:
+    """The worker with those of its models that have a name here."""
+    models = tuple(names[model] for model in worker.models if model in names)
+    return replace(worker, models=models, loading=worker.loading and names.get(worker.loading))
+
+
 def _own(call: Call, workers: Sequence[Worker]) -> list[Worker]:
-    """The workers without the jobs and the trained models of other tenants."""
+    """The workers without the jobs of other tenants."""
     running = [job for worker in workers for job in worker.running]
     jobs = call.services.jobs.owned(running, tenant=call.tenant)
-    models = {model.id for model in call.services.catalog.list(call.tenant)}
     return [
-        replace(
-            worker,
-            running=tuple(job for job in worker.running if job in jobs),
-            models=tuple(model for model in worker.models if model in models),
-            loading=worker.loading if worker.loading in models else None,
-        )
-        for worker in workers
+        replace(worker, running=tuple(job for job in worker.running if job in jobs)) for worker in workers
     ]
 
 
@@ -51,5 +59,5 @@ def _own(call: Call, workers: Sequence[Worker]) -> list[Worker]:
 )
 def list_queues(call: Call) -> Response:
     services = call.services
-    queues = present.queues(services.jobs.depths(), services.workers(), services.settings.queues)
+    queues = present.queues(services.depths(), services.workers(), services.settings.queues)
     return present.answer({"data": queues})

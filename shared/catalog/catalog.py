@@ -115,7 +115,7 @@ class Catalog:
         if (known := self._rows.get(key)) is None:
             if len(self._rows) >= KEPT:
                 self._rows.clear()
-            known = self._rows[key] = from_entry(row.id, row.entry)
+            known = self._rows[key] = from_entry(row.id, row.entry, row.tenant)
         return known
 
 

@@ -26,10 +26,11 @@ def to_entry(model: Model) -> dict[str, Any]:
     }
 
 
-def from_entry(model_id: str, entry: Mapping[str, Any]) -> Model:
-    """What ``to_entry`` was given."""
+def from_entry(model_id: str, entry: Mapping[str, Any], owner: str) -> Model:
+    """What ``to_entry`` was given, as the model of the tenant that trained it."""
     return Model(
         id=model_id,
+        owner=owner,
         task=entry["task"],
         engine=entry["engine"],
         source=Stored(entry["prefix"]),

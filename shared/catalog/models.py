@@ -46,12 +46,19 @@ class Builtin:
 Source = Starter | Folder | Hub | Stored | Builtin
 
 
+def owned(tenant: str, model_id: str) -> str:
+    """What workers call a tenant's own model; neither name has a slash."""
+    return f"{tenant}/{model_id}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One entry of the catalog."""
 
     #: what jobs name, unique for a tenant
     id: str
+    #: the tenant that trained it, and alone may name it; None for a model of all
+    owner: str | None = None
     #: a task name of Hugging Face, or ``train-…``; what a job means that names none
     task: str
     #: the key in ``worker.engines.registry``
@@ -76,6 +83,11 @@ class Model:
     loras: Mapping[str, Source] = field(default_factory=dict)
     #: a second network that leads the first along a control image
     controlnet: Source | None = None
+
+    @property
+    def known_as(self) -> str:
+        """What workers call it, who have those of all tenants: two may have given the same name."""
+        return self.id if self.owner is None else owned(self.owner, self.id)
 
     @property
     def schemas(self) -> dict[str, Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Row
 from shared.database import Database
 from shared.jobs import one_at_a_time
 from shared.jobs.affinity import Candidate
+from shared.jobs.depths import each
 from shared.jobs.states import Status
 from shared.jobs.tables import jobs, set_aside, status_in, waiting
 
@@ -103,7 +104,7 @@ class Caps:
     def of_all(self) -> Counter[str]:
         """The same for every tenant, also where a limit has changed, or whoever ended a job died of it."""
         with self._database.read() as connection:
-            tenants = _each(connection, jobs.c.tenant)
+            tenants = each(connection, jobs.c.tenant, set_aside)
             runs = _running(connection, tenants)
         let_in: Counter[str] = Counter()
         for tenant in tenants:
@@ -115,7 +116,7 @@ class Caps:
         let_in: Counter[str] = Counter()
         with self._database.write(durable=False) as connection:
             one_at_a_time.wait(self._database, connection, "run", [tenant])
-            queues = _each(connection, jobs.c.queue, jobs.c.tenant == tenant)
+            queues = each(connection, jobs.c.queue, set_aside, jobs.c.tenant == tenant)
             places = _LET_IN
             if queues and (most := self._most(tenant)):
                 places = min(most - _running(connection, [tenant]).get(tenant, 0), _LET_IN)
@@ -134,15 +135,6 @@ def _running(connection: Connection, tenants: Collection[str]) -> dict[str, int]
         status_in(Status.RUNNING), jobs.c.tenant.in_(sorted(tenants))
     )
     return dict(iter(connection.execute(query.group_by(jobs.c.tenant))))
-
-
-def _each(connection: Connection, column: sa.Column[str], *where: sa.ColumnElement[bool]) -> list[str]:
-    """The different values of a column among the jobs set aside, in order: a step of the index for each."""
-    least = sa.select(sa.func.min(column)).where(set_aside, *where, column > sa.bindparam("last"))
-    found: list[str] = []
-    while (value := connection.execute(least, {"last": found[-1] if found else ""}).scalar()) is not None:
-        found.append(value)
-    return found
 
 
 def _best(count: int) -> sa.Executable:

@@ -17,7 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shared.database import Database, in_chunks
+from shared.chunks import in_chunks
+from shared.database import Database
 from shared.jobs import transitions
 from shared.jobs.records import Job
 from shared.jobs.shares import Shares

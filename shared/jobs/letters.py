@@ -48,9 +48,7 @@ class DeadLetters:
         if cursor is not None:
             query = query.where(jobs.c.id < cursor)
         with self._database.read() as connection:
-            rows = list(connection.execute(query))
-        items = tuple(map(transitions.record, rows[:limit]))
-        return Page(items, items[-1].id if len(rows) > limit else None)
+            return Page.of(list(map(transitions.record, connection.execute(query))), limit)
 
     def untried(self, tenant: str, which: Filter, *, limit: int, after: str, until: str) -> Sequence[str]:
         """The ids of letters between these two that nobody has tried again yet.

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shared.database import in_chunks
+from shared.chunks import in_chunks
 from shared.errors import FieldError, InvalidInput
 from shared.ids import is_id
 from shared.jobs.records import NewJob, Read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,21 +165,23 @@ class Page:
     items: tuple[Job, ...]
     next_cursor: str | None
 
+    @classmethod
+    def of(cls, found: Sequence[Job], limit: int) -> Page:
+        """The first ``limit`` of these; whoever found one more has shown that there is another page."""
+        items = tuple(found[:limit])
+        return cls(items, items[-1].id if len(found) > limit else None)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """``oldest_seconds``: how long the longest-waiting job has been queued; ``aside``: how many of the
-    ``queued`` ones wait because their tenant has as much running as it may."""
+    """Jobs that a worker may take now, and apart from them those that wait until their tenant has less
+    running."""
 
     queue: str
     queued: int
-    oldest_seconds: float
-    aside: int
-
-    def with_(self, other: QueueDepth) -> QueueDepth:
-        """Both parts of one queue together."""
-        oldest = max(self.oldest_seconds, other.oldest_seconds)
-        return QueueDepth(self.queue, self.queued + other.queued, oldest, self.aside + other.aside)
+    #: how long the one of the ``queued`` has waited that has waited longest; None where there is none
+    oldest_seconds: float | None
+    held_back: int
 
 
 @dataclass(frozen=True, slots=True)

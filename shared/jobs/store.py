@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from shared.database import Database, in_chunks
+from shared.chunks import in_chunks
+from shared.database import Database
 from shared.errors import (
     Conflict,
     FieldError,
@@ -22,13 +23,13 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import again, cancels, dependencies, outbox, positions, reading, transitions
+from shared.jobs import again, cancels, dependencies, depths, outbox, positions, reading, transitions
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs, references
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
 from shared.jobs.shares import Lane, Shares
 from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import claimable, going_on, jobs, outputs, set_aside, shown_status
+from shared.jobs.tables import going_on, jobs, outputs, shown_status
 
 _NO_LIMITS: Mapping[str, int] = {}
 
@@ -121,16 +122,13 @@ class JobStore:
                     results[row["id"]] = Submitted(_fresh(row))
                     continue
                 room.give_back(row["tenant"])
-            same = (jobs.c.tenant == row["tenant"], jobs.c.idempotency_key == row["idempotency_key"])
-            found = connection.execute(sa.select(jobs).where(*same)).one_or_none()
-            if found is None:
-                assert refusal is not None  # else it would have been inserted
-                results[row["id"]] = refusal
-            elif found.fingerprint != row["fingerprint"]:
-                results[row["id"]] = IdempotencyMismatch(row["idempotency_key"])
-            else:
-                earlier = transitions.with_outputs(connection, [found])[0]
+            earlier = _keyed(connection, row["tenant"], row["idempotency_key"], row["fingerprint"])
+            if isinstance(earlier, Job):
                 results[row["id"]] = Submitted(earlier, replayed=True)
+            else:
+                answer = earlier or refusal
+                assert answer is not None  # else it would have been inserted
+                results[row["id"]] = answer
             refused.append(row)
         self._shares.refund(connection, [_lane(row) for row in refused if row["tag"] is not None])
         return [results[row["id"]] for row in rows]
@@ -139,6 +137,15 @@ class JobStore:
         """One job with its outputs. Raises NotFound, also for another tenant's."""
         with self._database.read() as connection:
             return transitions.with_outputs(connection, [_one(connection, job_id, tenant)])[0]
+
+    def keyed(self, key: str, fingerprint: str | None, *, tenant: str) -> Job | None:
+        """What this request made earlier, None for nothing. Raises IdempotencyMismatch where another request
+        made it."""
+        with self._database.read() as connection:
+            found = _keyed(connection, tenant, key, fingerprint)
+        if isinstance(found, IdempotencyMismatch):
+            raise found
+        return found
 
     def owned(self, job_ids: Sequence[str], *, tenant: str) -> set[str]:
         """Those of the ids that are jobs of the tenant."""
@@ -173,10 +180,10 @@ class JobStore:
         if cursor is not None:
             where.append(jobs.c.id < cursor)
         with self._database.read() as connection:
-            query = sa.select(jobs).where(*where).order_by(jobs.c.id.desc()).limit(limit + 1)
-            rows = list(connection.execute(query))
-            items = transitions.with_outputs(connection, rows[:limit])
-        return Page(tuple(items), items[-1].id if len(rows) > limit else None)
+            rows = connection.execute(
+                sa.select(jobs).where(*where).order_by(jobs.c.id.desc()).limit(limit + 1)
+            ).all()
+            return Page.of(transitions.with_outputs(connection, rows), limit)
 
     def cancel(self, job_id: str, *, tenant: str | None = None) -> Job:
         """End a waiting job at once, or ask a running one to stop.
@@ -280,17 +287,16 @@ class JobStore:
             return positions.positions(connection, queued, most=most)
 
     def depths(self) -> Sequence[QueueDepth]:
-        """The queues that have jobs waiting, with how many and for how long, by name."""
-        found: dict[str, QueueDepth] = {}
+        """The queues that have jobs waiting, with how many and for how long, by name. Takes as long as there
+        are such jobs."""
         with self._database.read() as connection:
-            now = self._database.now(connection)
-            for which in (claimable, set_aside):  # each a range of an index of its own
-                query = sa.select(jobs.c.queue, sa.func.count(), sa.func.min(jobs.c.queued_at)).where(which)
-                for queue, count, since in connection.execute(query.group_by(jobs.c.queue)):
-                    aside = count if which is set_aside else 0
-                    depth = QueueDepth(queue, count, max(0.0, now - since), aside)
-                    found[queue] = found[queue].with_(depth) if queue in found else depth
-        return [found[queue] for queue in sorted(found)]
+            return depths.depths(connection, self._database.now(connection))
+
+    def ready(self, most: int) -> Mapping[str, int]:
+        """How many jobs of each queue may be claimed, counted up to ``most``: what that costs does not grow
+        with the depth of the queues."""
+        with self._database.read() as connection:
+            return depths.ready(connection, most)
 
 
 def _entered(
@@ -385,6 +391,18 @@ def _fresh(row: dict[str, Any]) -> Job:
         group=row["group_name"],
         cancel_requested=False,
     )
+
+
+def _keyed(
+    connection: Connection, tenant: str, key: str, fingerprint: str | None
+) -> Job | IdempotencyMismatch | None:
+    """The job that a request under this key made, if it was this one."""
+    same = (jobs.c.tenant == tenant, jobs.c.idempotency_key == key)
+    if (row := connection.execute(sa.select(jobs).where(*same)).one_or_none()) is None:
+        return None
+    if row.fingerprint != fingerprint:
+        return IdempotencyMismatch(key)
+    return transitions.with_outputs(connection, [row])[0]
 
 
 def _one(connection: Connection, job_id: str, tenant: str | None) -> Row[Any]:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from shared.chunks import in_chunks
 from shared.errors import MissingExtra, NotFound, Unavailable
 from shared.storage.base import StoredObject
 from shared.storage.keys import check_key, check_prefix
@@ -87,9 +88,9 @@ class ObjectStorage:
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + check_key(key))
 
     def delete_prefix(self, prefix: str) -> None:
-        keys = [{"Key": self._prefix + key} for key in self._keys(check_prefix(prefix))]
-        for start in range(0, len(keys), DELETE_AT_ONCE):
-            batch = {"Objects": keys[start : start + DELETE_AT_ONCE], "Quiet": True}
+        keys = list(self._keys(check_prefix(prefix)))  # all before any goes: pages follow each other
+        for some in in_chunks(keys, DELETE_AT_ONCE):
+            batch = {"Objects": [{"Key": self._prefix + key} for key in some], "Quiet": True}
             with self._translated(prefix):
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete=batch)
             if errors := answer.get("Errors"):

@@ -161,6 +161,29 @@ def test_a_replayed_data_uri_is_not_stored_twice(api: Api, services: Services) -
     assert len(services.files.list("default")) == len(list(services.storage.list("files"))) == 1
 
 
+def test_a_submission_sent_again_is_answered_whatever_has_gone_meanwhile(
+    api: Api, services: Services, hand: Hand
+) -> None:
+    """The file and the job that it waited for are deleted, and there is no room for more jobs."""
+    file = api.upload(archive(), "a.zip", "application/zip")["id"]
+    before = api.submit()
+    hand.succeed(hand.claim())
+    key = {"Idempotency-Key": "once"}
+    body = training(file) | {"depends_on": [before["id"]]}
+    first = api.post("/v1/jobs", body, headers=key)
+    api.post(first.json["urls"]["cancel"])
+    assert api.delete(f"/v1/files/{file}").status_code == 200
+    assert api.delete(before["urls"]["self"]).status_code == 204
+    services.tenants.set("default", {"submissions": 1})
+    again = api.post("/v1/jobs", body, headers=key)
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
+    assert (again.json["id"], again.json["status"]) == (first.json["id"], "canceled")
+    other = api.post("/v1/jobs", body | {"priority": 9}, headers=key)
+    assert other.status_code == 422 and list(faults(other)) == [""]
+    assert set(faults(api.post("/v1/jobs", body))) == {"/input/dataset"}
+    assert api.post("/v1/jobs", body).status_code == 429, "the replays were no submissions"
+
+
 def test_a_url_is_kept_for_the_worker_to_fetch(api: Api) -> None:
     answer = api.post("/v1/jobs", training("HTTPS://example.org/a.zip"))
     assert answer.status_code == 202 and answer.json is not None

@@ -166,15 +166,51 @@ def test_dead_letters_are_listed_and_retried_by_their_tenant_alone(
 def test_a_worker_shows_a_tenant_its_own_jobs_and_an_admin_all(
     theirs: Possessions, hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
 ) -> None:
-    services.leases.heartbeat(replace(hand.worker, models=("fake", "secret-model")))
+    services.leases.heartbeat(
+        replace(hand.worker, models=("fake", "ann/secret-model"), loading="ann/secret-model")
+    )
 
-    def seen(headers: dict[str, str]) -> tuple[list[str], list[str]]:
+    def seen(headers: dict[str, str]) -> tuple[list[str], list[str], str | None]:
         [worker] = api.get("/v1/workers", headers=headers).json["data"]
-        return worker["running"], worker["models"]
+        return worker["running"], worker["models"], worker["loading"]
 
-    everything = ([theirs.jobs[1]], ["fake", "secret-model"])
-    assert seen(theirs.headers) == seen(key("bob", "admin")) == everything
-    assert seen(key("bob", "read")) == ([], ["fake"])
+    assert seen(theirs.headers) == ([theirs.jobs[1]], ["fake", "secret-model"], "secret-model")
+    assert seen(key("ann", "admin")) == seen(theirs.headers)
+    assert seen(key("bob", "admin")) == (
+        [theirs.jobs[1]],
+        ["fake", "ann/secret-model"],
+        "ann/secret-model",
+    )
+    assert seen(key("bob", "read")) == ([], ["fake"], None)
+
+
+def test_a_model_of_the_same_name_is_not_taken_for_another_tenants(
+    theirs: Possessions, hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    """Ann's is loaded, or loads; Bob has one that he called the same."""
+    bob = key("bob", "submit", "read")
+    api.post("/v1/jobs", {"model": "fake", "input": {"prompt": "x"}}, headers=bob)
+    entry = to_entry(services.catalog.get("secret-model", "ann"))
+    hand.succeed(hand.claim(), model=NewModel(id="secret-model", entry=entry))
+    body = {"model": "secret-model", "input": {"prompt": "x"}}
+    job = api.post("/v1/jobs", body, headers=bob).json["urls"]["self"]
+
+    def seen(**worker: Any) -> tuple[list[str], str | None, str, str]:
+        services.leases.heartbeat(replace(hand.worker, **worker))
+        services.workers.forget()
+        [shown] = api.get("/v1/workers", headers=bob).json["data"]
+        state = api.get("/v1/models/secret-model", headers=bob).json["state"]
+        return (
+            shown["models"],
+            shown["loading"],
+            state,
+            api.get(job, headers=bob).json["waiting"]["reason"],
+        )
+
+    assert seen(models=("ann/secret-model",)) == ([], None, "ready", "behind-others")
+    assert seen(loading="ann/secret-model") == ([], None, "ready", "behind-others")
+    assert seen(loading="bob/secret-model") == ([], "secret-model", "ready", "loading-model")
+    assert seen(models=("bob/secret-model",)) == (["secret-model"], None, "loaded", "behind-others")
 
 
 def test_each_tenant_has_a_secret_of_its_own(api: Api, key: Callable[..., dict[str, str]]) -> None:

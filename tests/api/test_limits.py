@@ -184,7 +184,11 @@ def test_a_job_that_its_tenants_limit_holds_back_says_so(
     assert shown["status"] == "queued"
     assert shown["waiting"] == {"reason": "tenant-limit", "position": None, "estimate": None}
     [queue] = [one for one in api.get("/v1/queues", headers=ann).json["data"] if one["name"] == "default"]
-    assert queue["queued"] == 1
+    assert (queue["queued"], queue["held_back"], queue["oldest_seconds"]) == (0, 1, None)
+    _, admin = services.keys.create("ops", scopes=["admin"])
+    text = api.get("/metrics", headers={"Authorization": f"Bearer {admin}"}).text
+    assert 'qanvas_queue_depth{queue="default"} 0.0' in text
+    assert 'qanvas_queue_held_back{queue="default"} 1.0' in text
 
 
 @sqlite

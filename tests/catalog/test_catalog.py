@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class TestFixedModels:
 def test_a_trained_model_enters_the_catalog_by_itself(catalog: Catalog, train: Train) -> None:
     with pytest.raises(NotFound):
         catalog.get("faces")
-    model = train("faces")
+    model = replace(train("faces"), owner="default")
     assert catalog.get("faces") == model
     assert catalog.list()[-1] == model
     assert catalog.resolve("faces", None) == model
@@ -147,6 +148,11 @@ def test_a_trained_model_enters_the_catalog_by_itself(catalog: Catalog, train: T
 
 def test_a_trained_model_is_its_tenants_own(catalog: Catalog, train: Train) -> None:
     train("faces", tenant="acme")
+    train("faces", tenant="bob")
+    known = {catalog.get("faces", tenant).known_as: tenant for tenant in ("acme", "bob")}
+    assert (
+        known == {"acme/faces": "acme", "bob/faces": "bob"} and catalog.get("painter").known_as == "painter"
+    )
     assert catalog.get("faces", "acme").id == "faces"
     assert "faces" not in [model.id for model in catalog.list()]
     assert refused(catalog, "faces", None)[0] == "/model"
@@ -188,4 +194,4 @@ def test_only_a_model_in_the_storage_has_an_entry() -> None:
         license="CC0-1.0",
         options={"a": 1},
     )
-    assert from_entry("m", to_entry(stored)) == stored
+    assert from_entry("m", to_entry(stored), "ann") == replace(stored, owner="ann")

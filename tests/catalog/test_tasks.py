@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_the_task_of_a_model_can_be_any_of_its_own() -> None:
     assert (other.task, other.input_schema) == ("inpainting", known["inpainting"])
     assert set(other.schemas) == set(model.schemas) and other.doing("text-to-image") == model
     assert model.doing("text-to-image") is model
-    assert from_entry("m", to_entry(model)) == model
+    assert from_entry("m", to_entry(model), "ann") == replace(model, owner="ann")
     with pytest.raises(KeyError):
         model.doing("image-to-image")
 

@@ -196,7 +196,7 @@ def test_a_deep_backlog_of_a_full_tenant_is_passed_over_and_costs_each_job_one_w
     claimed = claim(leases, 3)
     assert [job.tenant for job in claimed] == ["ann", "ann", "bob"] and claimed[2].id == bob
     [depth] = store.depths()
-    assert (depth.queued, depth.aside) == (598, 598)
+    assert (depth.queued, depth.held_back, depth.oldest_seconds) == (0, 598, None)
     with plans.sent(database) as found:
         assert claim(leases) == []
     assert not any(statement.startswith("UPDATE") for statement, _ in found)

@@ -194,6 +194,22 @@ def test_counting_positions_ends_where_it_was_told_to(
     assert plan.rows <= 51 and "jobs" not in plan.scans
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["before-analyze", "analyzed"])
+def test_upkeep_counts_what_is_ready_no_further_than_it_asked(
+    database: Database, store: JobStore, known: bool
+) -> None:
+    fill(database, store)
+    if known:
+        plans.analyze(database)
+    with plans.sent(database) as found:
+        assert store.ready(50) == {"default": 50, "other": 50}
+    asked = [plans.plan(database, sent) for sent in found if "FROM jobs" in sent[0]]
+    assert len(asked) == 5, "three steps from queue to queue, two counts"
+    for plan in asked:
+        assert "ix_jobs_claim" in plan.text and "TEMP B-TREE" not in plan.text, plan.text
+        assert plan.rows <= 50 and plan.scans == []
+
+
 def test_positions_are_the_order_of_claims_whatever_is_asked_at_once(store: JobStore, leases: Leases) -> None:
     for tenants in ("aaaa", "b", "ccaa", "b"):
         store.submit([new_job(tenant=tenant, priority=5 + (tenant == "c")) for tenant in tenants])

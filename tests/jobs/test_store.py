@@ -178,6 +178,7 @@ def test_positions_and_depths_follow_the_order_of_claims(store: JobStore, leases
     late, early, urgent = submit(store, priority=1), submit(store), submit(store, priority=9)
     assert store.positions([urgent, early, late], most=10) == [0, 1, 2]
     [depth] = store.depths()
-    assert (depth.queue, depth.queued) == ("default", 3)
+    assert (depth.queue, depth.queued, depth.held_back) == ("default", 3, 0)
+    assert store.ready(10) == {"default": 3} and store.ready(2) == {"default": 2}
     assert [leases.claim("wrk_1", "default")[0].id for _ in range(3)] == [urgent.id, early.id, late.id]
-    assert store.depths() == []
+    assert store.depths() == [] and store.ready(10) == {}

@@ -61,16 +61,25 @@ class Studio:
         given: Mapping[str, Any],
         *,
         model: str = "m",
+        owner: str | None = None,
         engine: Engine | None = None,
         folder: Path | None = None,
     ) -> Firing:
         job_id = f"job-{next(self._numbers)}"
-        entry = Model(id=model, task="t", engine="e", source=Builtin(), input_schema={}, output="image/png")
+        entry = Model(
+            id=model,
+            owner=owner,
+            task="t",
+            engine="e",
+            source=Builtin(),
+            input_schema={},
+            output="image/png",
+        )
         return self.kiln.submit(
             Order(
                 work=Work(job_id=job_id, task="t", input=given),
                 model=entry,
-                model_key=model,
+                model_key=entry.known_as,
                 folder=folder,
                 engine=engine or self.engine,
                 scratch=self._folder / job_id,

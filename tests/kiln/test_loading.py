@@ -57,6 +57,18 @@ def test_loading_a_model_stalls_no_job_of_one_that_is_loaded(tmp_path: Path) -> 
         assert set(studio.kiln.models) == {"m", "heavy"}
 
 
+def test_models_of_the_same_name_are_told_apart_by_their_tenants(tmp_path: Path) -> None:
+    heavy = Heavy(10)
+    with Studio(tmp_path, FakeEngine()) as studio:
+        picture(studio.submit(drawing(1), owner="ann").wait())
+        waiting = studio.submit(drawing(2), owner="bob", engine=heavy)
+        assert heavy.loading.wait(30)
+        assert (studio.kiln.models, studio.kiln.loading) == (("ann/m",), "bob/m")
+        heavy.gate.set()
+        picture(waiting.wait())
+        assert set(studio.kiln.models) == {"ann/m", "bob/m"}
+
+
 def test_a_model_that_does_not_fit_beside_those_that_run_waits_and_is_not_overtaken(tmp_path: Path) -> None:
     begun: list[str] = []
     first, second = Heavy(80, begun), Heavy(50, begun)

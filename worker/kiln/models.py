@@ -38,14 +38,14 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Ids of the loaded models, most recently used last."""
+        """The loaded models as ``Model.known_as``, most recently used last."""
         return self._residency.names
 
     @property
     def loading(self) -> str | None:
-        """The id of the model that is being loaded."""
+        """The model that is being loaded, as ``Model.known_as``."""
         firing = self._loading
-        return None if firing is None else firing.order.model.id
+        return None if firing is None else firing.order.model.known_as
 
     @property
     def memory(self) -> dict[str, int]:
@@ -123,7 +123,7 @@ class Models:
         self._loading = None
         if loaded.error is not None:
             return loaded.error
-        self._residency.add(order.model_key, order.model.id, loaded.model, loaded.nbytes)
+        self._residency.add(order.model_key, order.model.known_as, loaded.model, loaded.nbytes)
         loaded.firing.load_seconds = loaded.seconds
         loaded.firing.pinned = True
         if loaded.firing not in waiting:
