@@ -52,24 +52,27 @@ def random_unet(channels: tuple[int, ...], latents: int, device: Device) -> Any:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         pipe = pipelines.stable_diffusion(Path(folder))
-    attend = len(channels) - 1
-    make: Any = UNet2DConditionModel
-    pipe.register_modules(
-        unet=make(
-            sample_size=latents,
-            layers_per_block=1,
-            block_out_channels=channels,
-            down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * attend),
-            up_block_types=(*["CrossAttnUpBlock2D"] * attend, "UpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=8,
-            norm_num_groups=16,
-        ).eval()
-    )
+    pipe.register_modules(unet=denoiser(channels, latents))
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             torch.nn.Module.to(part, getattr(torch, device.dtype))
     return _ready(pipe, device)
+
+
+def denoiser(channels: tuple[int, ...], latents: int) -> Any:
+    """A U-Net of random weights in evaluation mode; its texts have 32 numbers a token."""
+    attend = len(channels) - 1
+    make: Any = UNet2DConditionModel
+    return make(
+        sample_size=latents,
+        layers_per_block=1,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * attend),
+        up_block_types=(*["CrossAttnUpBlock2D"] * attend, "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    ).eval()
 
 
 def starter(device: Device) -> Any:
