@@ -49,9 +49,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["qanvas.metrics"] = metrics
     metrics.install(app)
     problems.install(app)
-    for operation in operations():
-        route(app, services, operation)
-    _pages(app, openapi.document(operations(), VERSION))
+    declared = operations()
+    for operation in declared:
+        route(app, services, operation, {one.path for one in declared})
+    _pages(app, openapi.document(declared, VERSION))
     return app
 
 

@@ -6,13 +6,14 @@ def get_thing(call: Call, id: str) -> Response: ...
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Request, Response, request
-from werkzeug.routing import BaseConverter
+from werkzeug.routing import BaseConverter, Map
 
 from api import auth, body
 from api.services import Services
@@ -123,8 +124,8 @@ def _text(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**schema, "pattern": r"^[^\u0000]*$"} if free else schema
 
 
-def route(app: Flask, services: Services, operation: Operation) -> None:
-    """Let the app answer an operation."""
+def route(app: Flask, services: Services, operation: Operation, paths: Collection[str]) -> None:
+    """Let the app answer an operation. ``paths`` are those of all operations."""
     query = _Query(operation.query)
     schema = None if operation.body is None else Schema(operation.body)
     limit = services.settings.max_body_bytes
@@ -142,19 +143,34 @@ def route(app: Flask, services: Services, operation: Operation) -> None:
 
     app.url_map.converters.setdefault("name", _Name)
     app.add_url_rule(
-        operation.path.replace("{", "<name:").replace("}", ">"),
+        _rule(operation.path, paths),
         endpoint=operation.id,
         view_func=view,
         methods=[operation.method],
     )
 
 
+def _rule(path: str, paths: Collection[str]) -> str:
+    """The path as Flask writes it."""
+
+    def parameter(found: re.Match[str]) -> str:
+        before = path[: found.start()]
+        others = {other.removeprefix(before).partition("/")[0] for other in paths if other.startswith(before)}
+        words = sorted(repr(word) for word in others if "{" not in word)
+        return f"<name({', '.join(words)}):{found[1]}>"
+
+    return re.sub(r"{(\w+)}", parameter, path)
+
+
 class _Name(BaseConverter):
     """A parameter of the path: any segment but the words that are paths of their own beside it, whose methods
     would be taken for theirs."""
 
-    regex = r"(?!bulk$)[^/]+"
     part_isolating = True
+
+    def __init__(self, rules: Map, *words: str) -> None:
+        super().__init__(rules)
+        self.regex = f"(?!(?:{'|'.join(map(re.escape, words))})$)[^/]+" if words else "[^/]+"
 
 
 class _Query:

@@ -67,7 +67,8 @@ def describe(schema: Mapping[str, Any]) -> str:
             f"{schema['x-file']}: the id of a file (file_…) or of an output (out_…), "
             '{"job": "job_…", "output": 0}, a data: URI, or an http(s) URL'
         )
-    if choices := schema.get("oneOf") or schema.get("anyOf"):
+    choices = schema.get("oneOf") or schema.get("anyOf") or ()
+    if choices and not _alternatives(choices):
         return " or ".join(describe(choice) for choice in choices)
     kinds = schema.get("type", ())
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
@@ -92,6 +93,8 @@ def _described(kind: str, schema: Mapping[str, Any]) -> str:
     words = [_TYPES[kind]]
     match kind:
         case "string":
+            if schema.get("format") == "date-time":
+                words = ["a time as in 2030-01-31T12:00:00Z"]
             words += _bounds(schema, "minLength", "maxLength", " characters")
             if "pattern" in schema:
                 words.append(f"matching {schema['pattern']}")

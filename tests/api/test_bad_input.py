@@ -197,3 +197,11 @@ def test_a_wait_that_cannot_be_is_refused(api: Api, wait: str) -> None:
 def test_a_body_nobody_asked_for_is_ignored(api: Api, body: bytes) -> None:
     assert api.call("POST", "/v1/jobs/nothing/cancel", data=body).status_code == 404
     assert api.call("GET", "/v1/jobs", data=body, headers=JSON).status_code == 200
+
+
+def test_a_fault_says_what_is_taken_in_words(api: Api) -> None:
+    body = {"model": "fake", "input": {"prompt": "x"}}
+    answer = api.post("/v1/jobs", body | {"run_at": "yesterday"})
+    assert faults(answer) == {"/run_at": "must be a time as in 2030-01-31T12:00:00Z; got 'yesterday'"}
+    said = faults(api.post("/v1/jobs/bulk", {"jobs": []}))["/jobs"]
+    assert said.startswith("must be a list, 1 to 1000 items, each an object, with model, task, input, ")

@@ -325,3 +325,9 @@ def test_the_path_of_many_jobs_is_no_jobs_path(api: Api) -> None:
     refused = api.get("/v1/jobs/bulk")
     assert refused.status_code == 405
     assert set(refused.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
+
+
+def test_a_group_may_be_called_what_a_path_of_jobs_is_called(api: Api) -> None:
+    api.submit(group="bulk")
+    assert api.get("/v1/groups/bulk").json["counts"] == {"queued": 1}
+    assert api.post("/v1/groups/bulk/cancel").json["counts"] == {"canceled": 1}
