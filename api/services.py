@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from api.limits import Limits
-from shared.aftermath import Aftermath
+from shared.aftermath import Aftermath, tell
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import owned
 from shared.database import Database
-from shared.errors import QanvasError
+from shared.errors import QanvasError, Unavailable
 from shared.events import Events
 from shared.following import Follower
 from shared.jobs.attempts import Attempts
@@ -90,11 +91,23 @@ class Services:
         limits = self.waiting_limits(job.tenant for job in batch)
         answers = self.jobs.submit(batch, limits=limits)
         fresh = [one.job for one in answers if isinstance(one, Submitted) and not one.replayed]
-        ahead = self.positions(fresh)
+        self.announce(fresh)
+        ahead: Mapping[str, int | None] = {}
+        with suppress(Unavailable):  # they are committed: a failure now would submit them again
+            ahead = self.positions(fresh)
         return [
             Accepted(one.job, one.replayed, ahead.get(one.job.id)) if isinstance(one, Submitted) else one
             for one in answers
         ]
+
+    def announce(self, jobs: Sequence[Job]) -> None:
+        """Tickets for what was committed; they leave from another thread."""
+        for job in jobs:
+            if job.is_terminal:  # what it depends on had failed already
+                tell(self.events, job)
+        queues = Counter(job.queue for job in jobs if job.status is Status.QUEUED)
+        for queue, count in queues.items():
+            self.tickets.send(queue, count)
 
     def positions(self, jobs: Sequence[Job], *, most: int = FAR) -> dict[str, int | None]:
         """By id, how many jobs start before each that waits for others; those that do not are left out."""

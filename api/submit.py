@@ -15,12 +15,10 @@ from api import auth
 from api.inputs import Inputs
 from api.services import Accepted, Services
 from shared import webhooks
-from shared.aftermath import tell
 from shared.catalog.check import MAX_FAULTS
 from shared.errors import FieldError, InvalidInput
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
 from shared.jobs.records import Job, NewJob, Read, Submitted
-from shared.jobs.states import Status
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 #: seconds since 1970 at the end of the year 9999
@@ -47,8 +45,6 @@ def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency
         accepted = services.writer.call(new)
     if accepted.replayed:
         inputs.discard()
-    else:
-        _announce(services, [accepted.job])
     return accepted
 
 
@@ -78,7 +74,7 @@ def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, An
                 [FieldError(f"/jobs{one.pointer}", one.detail) for one in error.errors]
             ) from None
     made = [answer.job for answer in answers if isinstance(answer, Submitted)]
-    _announce(services, made)
+    services.announce(made)
     return made
 
 
@@ -86,18 +82,8 @@ def retry(services: Services, tenant: str, job_id: str, *, once: bool = False) -
     """A new job like an ended one; ``once``: only the first time. Raises NotFound, Conflict, OverLimit."""
     services.limits.submission(auth.caller())
     job = services.jobs.retry(job_id, tenant=tenant, limits=services.waiting_limits([tenant]), once=once)
-    _announce(services, [job])
+    services.announce([job])
     return job
-
-
-def _announce(services: Services, jobs: Sequence[Job]) -> None:
-    """Tickets for what was committed; they leave from another thread."""
-    for job in jobs:
-        if job.is_terminal:  # what it depends on had failed already
-            tell(services.events, job)
-    queues = [job.queue for job in jobs if job.status is Status.QUEUED]
-    for queue in set(queues):
-        services.tickets.send(queue, queues.count(queue))
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from shared.errors import Unavailable
 from shared.redis import connect, kombu_url
@@ -145,7 +145,11 @@ class _Ticket:
             body, None, content_type, encoding, message.headers, dict(message.properties)
         )
         channel.basic_publish(made, "", queue_name(queue), _publish_batch=self)
-        self._tag: str = made["properties"]["delivery_tag"]
+        #: unique; what follows it tells the copies apart
+        tag: str = made["properties"]["delivery_tag"]
+        before, _, self._after = self._payload.partition(tag)
+        self._before = before + tag
+        self._numbers = itertools.count()
 
     def add(self, _command: str, _key: str, payload: str) -> None:
         """Kombu hands over what it would send."""
@@ -153,7 +157,8 @@ class _Ticket:
 
     def copies(self, count: int) -> list[str]:
         """Tickets are anonymous, even their id is the same; but a worker tells its deliveries apart."""
-        return [self._payload.replace(self._tag, str(uuid4()), 1) for _ in range(count)]
+        numbers = itertools.islice(self._numbers, count)
+        return [f"{self._before}-{number}{self._after}" for number in numbers]
 
 
 @lru_cache(maxsize=4)

@@ -24,7 +24,7 @@ def changed(
     The value has passed the schema; objects and arrays on the way are copied, all else is the same."""
     if mark in schema:
         return change(schema[mark], value, pointer)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         known = schema.get("properties", {})
         return {
             name: changed(known[name], part, mark, change, f"{pointer}/{name}") if name in known else part

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from shared.jobs.records import Job, Output
 from shared.jobs.states import Status
 
 
+@lru_cache(maxsize=1024)  # jobs that are submitted together have the same
 def time(seconds: float | None) -> str | None:
     """Seconds since 1970 as RFC 3339 in UTC, to the millisecond."""
     if seconds is None:
