@@ -7,6 +7,7 @@ not depend on the clocks of workers.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +18,17 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.errors import ConfigurationError, MissingExtra, Unavailable
 
 #: seconds a SQLite writer waits for another before it gives up
 BUSY_SECONDS = 15.0
 
+#: seconds for which a connection to a server is believed to hold, unasked, after it was used
+_BELIEVED_SECONDS = 1.0
 #: seconds for which the difference between a server's clock and this machine's is believed
 _CLOCK_SECONDS = 1.0
 _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -166,11 +170,24 @@ def _postgresql(url: sa.URL) -> Engine:
             json_serializer=_json,
             pool_size=16,
             max_overflow=64,
-            pool_pre_ping=True,  # a restarted server must not fail the first request of each connection
             connect_args={"connect_timeout": 5},
         )
     except ModuleNotFoundError:
         raise MissingExtra("psycopg", "postgres") from None
+
+    @event.listens_for(engine, "checkin")
+    def put_back(_driver: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def take(driver: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        # a restarted server must not fail the first request of each connection; one that has just been used
+        # is believed, since asking costs as much as a statement
+        if time.monotonic() - record.info.get("used", math.inf) > _BELIEVED_SECONDS:
+            try:
+                engine.dialect.do_ping(driver)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise InvalidatePoolError(str(error)) from error
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -42,3 +42,31 @@ def test_a_server_is_asked_for_the_time_once_and_again_when_that_is_old(
         monkeypatch.setattr(module, "_CLOCK_SECONDS", -1.0)
         database.now(connection)
         assert sum("clock_timestamp" in text for text in seen) == 2
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_connection_that_broke_while_nobody_used_it_fails_no_request(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BELIEVED_SECONDS", 0.0)
+    with database.read() as connection:
+        first = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    end = sa.text("SELECT pg_terminate_backend(:pid, 10000)").bindparams(pid=first)
+    with sa.create_engine(database.engine.url).connect() as other:
+        assert other.scalar(end) is True
+    with database.read() as connection:
+        assert connection.scalar(sa.text("SELECT pg_backend_pid()")) != first
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_connection_that_was_just_used_is_not_asked_whether_it_holds(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(database.engine.dialect, "do_ping", asked.append)
+    for seconds, times in ((3600.0, 0), (0.0, 3)):
+        monkeypatch.setattr(module, "_BELIEVED_SECONDS", seconds)
+        for _ in range(3):
+            with database.read():
+                pass
+        assert len(asked) == times

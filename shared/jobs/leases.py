@@ -130,60 +130,69 @@ class Leases:
         A LeaseLost says that the attempt is no longer this worker's: nothing was written for it, and the
         files it stored are the caller's to remove. A retryable failure with attempts left runs again after a
         random wait that grows with the attempts; a job that is handed back, at once."""
-        results: dict[int, Job | LeaseLost] = {}
         with self._database.write() as connection:
+            if len(finishes) > 1:  # in order, as everywhere: two writers of many rows must not deadlock
+                transitions.lock(self._database, connection, [finish.job_id for finish in finishes])
             now = self._database.now(connection)
-            order = sorted(range(len(finishes)), key=lambda i: finishes[i].job_id)
-            for i in order:  # by id, as everywhere: two writers of many rows must not deadlock
-                results[i] = self._finish(connection, finishes[i], now)
-            outbox.append(connection, [job for job in results.values() if isinstance(job, Job)], now)
-        return [results[i] for i in range(len(finishes))]
+            ended = self._succeed(connection, finishes, now)
+            for finish in finishes:
+                if not isinstance(finish.ending, Succeeded) and (row := self._end(connection, finish, now)):
+                    ended[finish.job_id, finish.attempt] = transitions.record(row)
+            outbox.append(connection, list(ended.values()), now)
+        return [
+            ended.get((one.job_id, one.attempt)) or LeaseLost(one.job_id, one.attempt) for one in finishes
+        ]
 
-    def _finish(self, connection: Connection, finish: Finish, now: float) -> Job | LeaseLost:
-        if (row := self._end(connection, finish, now)) is None:
-            return LeaseLost(finish.job_id, finish.attempt)
-        named = (
-            self._name(connection, row, finish.ending, now) if isinstance(finish.ending, Succeeded) else []
-        )
-        return transitions.record(row, named)
+    def _succeed(
+        self, connection: Connection, finishes: Sequence[Finish], now: float
+    ) -> dict[tuple[str, int], Job]:
+        """End those that went well, together; insert the rows that name their outputs and trained models."""
+        good = {
+            (one.job_id, one.attempt): one.ending for one in finishes if isinstance(one.ending, Succeeded)
+        }
+        if not good:
+            return {}
+        values = {attempt: _step_of(ending)[1] for attempt, ending in good.items()}
+        rows = transitions.apply_to_many(connection, "succeed", values, now=now)
+        ended: dict[tuple[str, int], Job] = {}
+        for row in sorted(rows, key=lambda row: row.id):
+            ending = good[row.id, row.attempt]
+            named = [Output(id=new_id("out"), job_id=row.id, **asdict(output)) for output in ending.outputs]
+            ended[row.id, row.attempt] = transitions.record(row, named)
+            if ending.model is not None:
+                entry = {"job_id": row.id, "entry": dict(ending.model.entry), "created_at": now}
+                self._upsert(connection, models, {"tenant": row.tenant, "id": ending.model.id}, entry)
+        if named := [output for job in ended.values() for output in job.outputs]:
+            connection.execute(sa.insert(outputs), list(map(asdict, named)))
+        return ended
 
     def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:
-        """Take the attempt out of ``running``; None when it was not this worker's any more."""
+        """Take an attempt that went otherwise out of ``running``; None when it was not this worker's any
+        more."""
         step, values = _step_of(finish.ending)
-        if not isinstance(finish.ending, Succeeded):
-            held = sa.select(jobs).where(
-                jobs.c.id == finish.job_id, jobs.c.attempt == finish.attempt, status_in(Status.RUNNING)
-            )
-            if (row := connection.execute(held.with_for_update()).one_or_none()) is None:
-                return None
-            if step == "hand-back":
-                values["attempts"] = row.attempts - 1
-            elif step == "back-off":
-                if row.attempts < row.max_attempts and row.cancel_requested_at is None:
-                    values["due_at"] = now + self._backoff.delay(row.attempts)
-                else:
-                    step = "fail"
-            attempts.note(
-                connection,
-                row,
-                _HOW[type(finish.ending)],
-                now=now,
-                error=values.get("error"),
-                traceback=values.get("traceback"),
-            )
+        held = sa.select(jobs).where(
+            jobs.c.id == finish.job_id, jobs.c.attempt == finish.attempt, status_in(Status.RUNNING)
+        )
+        if (row := connection.execute(held.with_for_update()).one_or_none()) is None:
+            return None
+        if step == "hand-back":
+            values["attempts"] = row.attempts - 1
+        elif step == "back-off":
+            if row.attempts < row.max_attempts and row.cancel_requested_at is None:
+                values["due_at"] = now + self._backoff.delay(row.attempts)
+            else:
+                step = "fail"
+        attempts.note(
+            connection,
+            row,
+            _HOW[type(finish.ending)],
+            now=now,
+            error=values.get("error"),
+            traceback=values.get("traceback"),
+        )
         return transitions.apply_to_one(
             connection, step, finish.job_id, now=now, fence=finish.attempt, **values
         )
-
-    def _name(self, connection: Connection, job: Row[Any], ending: Succeeded, now: float) -> list[Output]:
-        """Insert the rows that name the outputs and the trained model of a job that just succeeded."""
-        named = [Output(id=new_id("out"), job_id=job.id, **asdict(output)) for output in ending.outputs]
-        if named:
-            connection.execute(sa.insert(outputs), list(map(asdict, named)))
-        if ending.model is not None:
-            entry = {"job_id": job.id, "entry": dict(ending.model.entry), "created_at": now}
-            self._upsert(connection, models, {"tenant": job.tenant, "id": ending.model.id}, entry)
-        return named
 
     def reap(self) -> list[Job]:
         """Take back the jobs whose lease ran out: queued again, or ended when that was the last attempt."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Row
 
+from shared.chunks import in_chunks
 from shared.database import Database
 from shared.jobs import outbox
 from shared.jobs.records import Job, Output, Webhook
 from shared.jobs.states import TERMINAL, TRANSITIONS, Status, Transition
 from shared.jobs.tables import jobs, outputs, status_in
+
+#: attempts in one statement
+_TOGETHER = 64
 
 
 def apply(
@@ -55,6 +59,24 @@ def apply_to_one(
     ).one_or_none()
 
 
+def apply_to_many(
+    connection: Connection, step: str, ends: Mapping[tuple[str, int], Mapping[str, Any]], *, now: float
+) -> Sequence[Row[Any]]:
+    """The same for several attempts in one statement: the rows that moved.
+
+    ``ends``: for each job and attempt the same columns. Where other writers of several rows may meet it, the
+    caller locks the rows before."""
+    columns = tuple(next(iter(ends.values())))
+    moved: list[Row[Any]] = []
+    for some in in_chunks(ends, _TOGETHER):
+        given: dict[str, Any] = {"the_time": now}
+        for number, attempt in enumerate(some):
+            given |= {f"job_{number}": attempt[0], f"attempt_{number}": attempt[1]}
+            given |= {f"{name}_{number}": ends[attempt][name] for name in columns}
+        moved += connection.execute(_statement_for_many(step, columns, len(some)), given)
+    return moved
+
+
 @cache
 def _statement_for_one(step: str, columns: tuple[str, ...]) -> sa.Executable:
     transition = TRANSITIONS[step]
@@ -73,6 +95,41 @@ def _statement_for_one(step: str, columns: tuple[str, ...]) -> sa.Executable:
         )
         .returning(jobs)
     )
+
+
+@lru_cache(maxsize=128)
+def _statement_for_many(step: str, columns: tuple[str, ...], count: int) -> sa.Executable:
+    transition = TRANSITIONS[step]
+    if not transition.fenced:
+        raise TypeError(f"the step {step!r} belongs to no attempt")
+    given = sa.union_all(*(_end(columns, number) for number in range(count))).subquery("given")
+    # as a case no planner proves a partial index by it: they are to be found by their ids, not among all that
+    # run, and that have run since the last vacuum
+    guard = sa.case((status_in(*transition.sources), sa.true()), else_=sa.false())
+    return (
+        sa.update(jobs)
+        .where(guard, jobs.c.id == given.c.job, jobs.c.attempt == given.c.attempt)
+        .values(
+            **_implied(transition, sa.bindparam("the_time")),
+            **{name: given.c[f"new_{name}"] for name in columns},
+        )
+        .returning(jobs)
+    )
+
+
+def _end(columns: tuple[str, ...], number: int) -> sa.Select[Any]:
+    """One of several attempts, as a row."""
+    return sa.select(
+        _bound(f"job_{number}", jobs.c.id).label("job"),
+        _bound(f"attempt_{number}", jobs.c.attempt).label("attempt"),
+        *(_bound(f"{name}_{number}", jobs.c[name]).label(f"new_{name}") for name in columns),
+    )
+
+
+def _bound(name: str, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    bound: sa.BindParameter[Any] = sa.bindparam(name, type_=column.type)
+    # PostgreSQL would take a float that is null for text; SQLAlchemy itself says what the others are
+    return sa.cast(bound, column.type) if isinstance(column.type, sa.Double) else bound
 
 
 def claim(

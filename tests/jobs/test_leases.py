@@ -53,6 +53,32 @@ def end(leases: Leases, job: Job, ending: object) -> Job | LeaseLost:
     return answer
 
 
+def test_attempts_that_end_together_are_fenced_each_by_itself(store: JobStore, leases: Leases) -> None:
+    for _ in range(4):
+        submit(store)
+    good, other, stale, bad = leases.claim("wrk_1", "default", limit=4)
+    answers = leases.finish(
+        [
+            Finish(bad.id, bad.attempt, Failed(type="internal", message="no")),
+            Finish(stale.id, stale.attempt + 1, Succeeded(outputs=(new_output(),))),
+            Finish(other.id, other.attempt, Succeeded(load_seconds=0.5, result={"text": "é"})),
+            Finish(good.id, good.attempt, Succeeded(outputs=(new_output(0), new_output(1)))),
+        ]
+    )
+    assert [one.status if isinstance(one, Job) else type(one) for one in answers] == [
+        Status.FAILED,
+        LeaseLost,
+        Status.SUCCEEDED,
+        Status.SUCCEEDED,
+    ]
+    assert [store.get(job.id) for job in (bad, other, good)] == [answers[0], answers[2], answers[3]]
+    seen = store.get(other.id)
+    assert (seen.load_seconds, seen.result, seen.outputs) == (0.5, {"text": "é"}, ())
+    seen = store.get(good.id)
+    assert (seen.load_seconds, seen.result, len(seen.outputs)) == (None, None, 2)
+    assert store.get(stale.id) == stale
+
+
 def test_the_most_urgent_job_is_claimed_first_then_the_oldest(store: JobStore, leases: Leases) -> None:
     made = [submit(store, priority=priority).id for priority in (5, 9, 5, 0, 9)]
     claimed = [job.id for job in leases.claim("wrk_1", "default", limit=4)]
