@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -158,7 +159,12 @@ def test_progress_of_jobs_that_step_together_is_sent_together(
     monkeypatch.setattr("shared.events._GATHER", 60.0)
     sent: list[int] = []
     send = events._send
-    monkeypatch.setattr(events, "_send", lambda batch: (sent.append(len(batch)), send(batch)))
+
+    def counted(batch: Sequence[Any]) -> None:
+        sent.append(len(batch))
+        send(batch)
+
+    monkeypatch.setattr(events, "_send", counted)
     for number in range(8):
         events.publish(f"job_{number}", "progress", {"step": 1})
         time.sleep(0.002)

@@ -25,6 +25,7 @@ from shared.settings import Settings
 from shared.storage.factory import open_storage
 from worker.checkpoints import Checkpoints
 from worker.deliver import Deliverer
+from worker.endings import Endings
 from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.kiln.profiles import Profiles
@@ -89,21 +90,32 @@ class House:
         self.retention = Retention(
             settings, self.id, leases=leases, kept=Kept(self.database), outbox=outbox, storage=storage
         )
-        self.runner = Runner(
+        self.endings = Endings(
             worker_id=self.id,
-            slots=settings.slots,
+            most=settings.slots,
             leases=leases,
             jobs=jobs,
             keeper=self.keeper,
-            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs),
-            kiln=self.kiln,
             results=results,
             checkpoints=checkpoints,
             scratch=self.scratch,
             events=self.events,
             tickets=self.tickets,
-            pace=self.pace,
             aftermath=aftermath,
+        )
+        self.runner = Runner(
+            worker_id=self.id,
+            slots=settings.slots,
+            leases=leases,
+            keeper=self.keeper,
+            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs),
+            kiln=self.kiln,
+            checkpoints=checkpoints,
+            scratch=self.scratch,
+            events=self.events,
+            tickets=self.tickets,
+            pace=self.pace,
+            endings=self.endings,
         )
 
     def describe(self) -> Worker:
@@ -133,6 +145,7 @@ class House:
 
     def close(self) -> None:
         """Call when no ticket runs any more."""
+        self.endings.close()
         self.upkeep.close()
         self.deliverer.close()
         self.retention.close()
