@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +24,14 @@ from worker.kiln.kiln import Kiln
 from worker.kiln.profiles import Profiles
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """``ended``: on the clock of ``time.time``."""
+
+    previews: int
+    ended: float
+
+
 class Drawing:
     """A kiln and as many threads as a worker has slots; they encode previews, as a worker's do."""
 
@@ -34,11 +44,11 @@ class Drawing:
         self._engine = DiffusionEngine()
         self._numbers = itertools.count()
 
-    def draw(self, model: Model, weights: Path, inputs: Sequence[Mapping[str, Any]]) -> int:
-        """All of these jobs; returns how many previews there were. Raises RuntimeError when one fails."""
-        return sum(self._threads.map(lambda given: self._one(model, weights, given), inputs))
+    def draw(self, model: Model, weights: Path, inputs: Sequence[Mapping[str, Any]]) -> list[Drawn]:
+        """All of these jobs. Raises RuntimeError when one fails."""
+        return list(self._threads.map(lambda given: self._one(model, weights, given), inputs))
 
-    def _one(self, model: Model, weights: Path, given: Mapping[str, Any]) -> int:
+    def _one(self, model: Model, weights: Path, given: Mapping[str, Any]) -> Drawn:
         number = next(self._numbers)
         order = Order(
             work=Work(job_id=f"job-{number}", task="text-to-image", input=given),
@@ -55,7 +65,7 @@ class Drawing:
                 shown += 1
         if firing.outcome is None or firing.outcome.error is not None:
             raise RuntimeError(f"a job failed: {firing.outcome and firing.outcome.trace}")
-        return shown
+        return Drawn(shown, time.time())
 
     def __enter__(self) -> Self:
         return self

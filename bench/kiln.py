@@ -18,8 +18,9 @@ from pathlib import Path
 from bench.kiln_models import subjects
 from bench.kiln_report import aims, aims_table, line, plots, tables
 from bench.kiln_rounds import Lone, Measured, capacity, compare, lone, systems
-from bench.kiln_service import STEPS, Service
+from bench.kiln_service import STEPS, Rate, Service
 from bench.kiln_service import compare as compare_service
+from bench.kiln_systems import MOST
 from bench.report import IMAGES, fill_in, machine
 from worker.kiln.devices import describe, find_device
 
@@ -56,7 +57,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 alone = lone(made, 20, 4 if options.quick else 40)
     service = None
     if "service" in parts:
-        count, rounds = (8, 1) if options.quick else (64, 3)
+        count, rounds = (3 * MOST, 1) if options.quick else (64, 3)
         service = compare_service(device, count, rounds)
     took = f"The run took {(time.monotonic() - began) / 60:.1f} minutes."
     whole = options.only is None and not options.quick
@@ -80,10 +81,15 @@ def _page(said: str, measured: Sequence[Measured], alone: Lone | None, service: 
         )
     if service is not None:
         parts.append(
-            f"The whole service draws {service.service:.1f} pictures/s (starter-image, {STEPS} steps, full "
-            f"queue), the engine alone {service.engine:.1f}; ratio {service.ratio:.3f}."
+            f"The whole service draws {_rate(service.service)} (starter-image, {STEPS} steps, full queue, "
+            f"CPU of all processes), the engine alone {_rate(service.engine)}; ratio of the rates "
+            f"{service.ratio:.3f}, of the CPU {service.cpu_ratio:.3f}."
         )
     return "\n\n".join(parts)
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.pictures:.1f} pictures/s with {1000 * rate.cpu:.0f} ms of CPU for each"
 
 
 if __name__ == "__main__":

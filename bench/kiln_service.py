@@ -6,7 +6,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,33 +22,58 @@ INPUT = {"prompt": "a red apple", "seed": 7, "steps": STEPS, "guidance_scale": 1
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """Pictures a second, medians of the rounds; ``ratio``: the median of service to engine in each round."""
+class Rate:
+    """Pictures a second, and seconds of CPU for each."""
 
-    engine: float
-    service: float
+    pictures: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Medians of the rounds; ``ratio`` and ``cpu_ratio``: of service to engine in each round."""
+
+    engine: Rate
+    service: Rate
     ratio: float
+    cpu_ratio: float
 
 
 def compare(device: Device, count: int, rounds: int) -> Service:
-    """Both draw ``count`` pictures in each round, one after the other; both are warm, and the other idle."""
+    """Both draw ``count`` pictures, more than the worker has slots, in each round, one after the other; both
+    are warm, and the other idle."""
     model, weights = starter_image()
     given = {**INPUT, "width": 64, "height": 64}
-    found: list[tuple[float, float]] = []
+    engines: list[Rate] = []
+    services: list[Rate] = []
     with _service(device) as service, Drawing(device, MOST) as engine:
-        for number in range(rounds + 1):
-            began = time.perf_counter()
-            engine.draw(model, weights, [given] * count)
-            alone = count / (time.perf_counter() - began)
-            ends = sorted(service.wait_for(service.submit(count)))
-            whole = (len(ends) - 1) / (ends[-1] - ends[0])
-            if number > 0:  # the first one loads the model, and measures it
-                found.append((alone, whole))
-    engines, services = zip(*found, strict=True)
+        for _ in range(rounds + 1):
+            used = time.process_time()
+            drawn = engine.draw(model, weights, [given] * count)
+            engines.append(_rate([each.ended for each in drawn], time.process_time() - used))
+            used = service.cpu()
+            ends = service.wait_for(service.submit(count))
+            services.append(_rate(ends, service.cpu() - used))
+    del engines[0], services[0]  # the first round loads the model, and measures it
+    pairs = list(zip(engines, services, strict=True))
     return Service(
-        statistics.median(engines),
-        statistics.median(services),
-        statistics.median(whole / alone for alone, whole in found),
+        _median(engines),
+        _median(services),
+        statistics.median(whole.pictures / alone.pictures for alone, whole in pairs),
+        statistics.median(whole.cpu / alone.cpu for alone, whole in pairs),
+    )
+
+
+def _rate(ends: Sequence[float], cpu: float) -> Rate:
+    """``ends``: when each ended. Those of equal steps end together, as many as there are slots: so the time
+    runs from the end of the first so many, and they are not counted."""
+    ends = sorted(ends)
+    return Rate((len(ends) - MOST) / (ends[-1] - ends[MOST - 1]), cpu / len(ends))
+
+
+def _median(rates: Sequence[Rate]) -> Rate:
+    return Rate(
+        statistics.median(rate.pictures for rate in rates), statistics.median(rate.cpu for rate in rates)
     )
 
 

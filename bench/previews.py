@@ -81,9 +81,10 @@ class Measurement:
         count = self._jobs * times
         inputs = [{**self._given, "seed": seed, "preview_every": int(previews)} for seed in range(count)]
         began, worked = time.perf_counter(), time.process_time()
-        shown = self._drawing.draw(self._model, self._weights, inputs)
+        drawn = self._drawing.draw(self._model, self._weights, inputs)
         seconds = time.perf_counter() - began
         worked = time.process_time() - worked
+        shown = sum(each.previews for each in drawn)
         return Round(count / seconds, shown / seconds / self._jobs, worked / count)
 
     def pairs(self, seconds: float) -> list[dict[bool, Round]]:

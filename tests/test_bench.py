@@ -9,7 +9,7 @@ import pytest
 from bench.kiln_models import Subject, random_unet
 from bench.kiln_report import aims, aims_table, plots, tables
 from bench.kiln_rounds import Figures, Lone, Measured, capacity, compare, lone, systems
-from bench.kiln_service import Service
+from bench.kiln_service import Rate, Service
 from worker.engines.base import Device
 
 SUBJECT = Subject("step-bound", "tiny", lambda: random_unet((16, 32), 8, Device()), equal=(2,), mixed=(1, 3))
@@ -37,7 +37,11 @@ def test_three_systems_serve_the_same_requests_side_by_side() -> None:
 
 
 def test_an_aim_that_is_missed_is_said_to_be_missed() -> None:
-    found = aims([measured(Figures(25.0, 0.25, 0.5, 40))], Lone(0.1, 0.102, 1.02), Service(10.0, 9.0, 0.9))
+    found = aims(
+        [measured(Figures(25.0, 0.25, 0.5, 40))],
+        Lone(0.1, 0.102, 1.02),
+        Service(Rate(10.0, 0.2), Rate(9.0, 0.21), 0.9, 1.05),
+    )
     assert [aim.is_met for aim in found] == [True, True, False, True, False]
     rows = aims_table(found).splitlines()[2:]
     assert [row.endswith("| **no** |") for row in rows] == [False, False, True, False, True]
@@ -65,5 +69,5 @@ def test_what_was_measured_is_shown_by_model_in_a_table_and_a_plot(tmp_path: Pat
     systems = {name: Figures(10.0, 0.25, 0.5, 40) for name in ("sequential", "static", "kiln")}
     found = [Measured(subject, "equal", load, systems) for load in (0.7, 3.0)]
     assert "| equal | 0.7 | 10.0 / 10.0 / 10.0 | 250 / 250 / 250 | 500 / 500 / 500 |" in tables(found)
-    assert [path.name for path in plots(found, tmp_path)] == ["kiln-step-bound.png"]
+    assert [path.name for path in plots(found, "kiln", tmp_path)] == ["kiln-step-bound.png"]
     assert (tmp_path / "kiln-step-bound.png").stat().st_size > 5000
