@@ -126,7 +126,7 @@ class House:
             pid=os.getpid(),
             device=self.device,
             slots=self.settings.slots,
-            queues=self.settings.queues,
+            queues=() if self.runner.leaving else self.settings.queues,
             models=self.kiln.models,
             loading=self.kiln.loading,
             memory=self.kiln.memory,

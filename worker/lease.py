@@ -81,7 +81,7 @@ class LeaseKeeper:
                 return
             try:
                 self._renew()
-                if time.monotonic() - self._beat >= self._heartbeat or self._models() != self._told:
+                if time.monotonic() - self._beat >= self._heartbeat or self._news() != self._told:
                     self._say_alive()
             except Unavailable as error:
                 # the jobs go on: should a lease run out meanwhile, the fence in the database decides
@@ -105,11 +105,11 @@ class LeaseKeeper:
                 held[job_id].latest = None  # written; nothing new to write until it changes
 
     def _say_alive(self) -> None:
-        told = self._models()
+        told = self._news()
         self._leases.heartbeat(self._describe())
         self._beat, self._told = time.monotonic(), told
 
-    def _models(self) -> tuple[object, ...]:
-        """What clients who wait for a model want to hear of at once."""
+    def _news(self) -> tuple[object, ...]:
+        """What clients who wait for a job want to hear of at once."""
         worker = self._describe()
-        return worker.loading, worker.models
+        return worker.queues, worker.loading, worker.models

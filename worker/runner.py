@@ -65,7 +65,8 @@ class Runner:
         self._endings = endings
         self._slots = threading.BoundedSemaphore(slots)
         self._training = threading.BoundedSemaphore(1)
-        self._leaving = False
+        #: no more jobs are taken here
+        self.leaving = False
         self._claims: Combiner[str, Job | None] = Combiner(self._claim)
 
     def ticket(self, queue: str) -> None:
@@ -77,7 +78,7 @@ class Runner:
         self._ticket(queue)
         while (
             queue != TRAINING_QUEUE
-            and not self._leaving
+            and not self.leaving
             and time.monotonic() < until
             and self._tickets.take(queue)
         ):
@@ -85,7 +86,7 @@ class Runner:
 
     def _ticket(self, queue: str) -> None:
         with self._room(queue) as room:
-            if self._leaving:
+            if self.leaving:
                 self._tickets.send(queue)  # for another worker
             elif room and (job := self._claims.call(queue)) is not None:
                 with self._pace.measured(queue):
@@ -96,7 +97,7 @@ class Runner:
     def leave(self, grace: float, hurry: threading.Event) -> None:
         """Take no more jobs. Those that run may end within ``grace`` seconds, or until ``hurry`` is set; then
         they are handed back with a checkpoint. Training is handed back at once: it would not end in time."""
-        self._leaving = True
+        self.leaving = True
         for held in self._keeper.held():
             if held.job.queue == TRAINING_QUEUE:
                 held.stop(StopReason.DRAINING)

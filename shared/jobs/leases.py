@@ -302,9 +302,10 @@ class Leases:
             self._upsert(connection, workers, {"id": worker.id}, seen, started_at=now)
 
     def forget(self, worker_id: str) -> None:
-        """Remove a worker that leaves."""
+        """Remove a worker that leaves, or is known to be dead, and let go of the locks that it held."""
         with self._database.write(durable=False) as connection:
             connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
+            connection.execute(sa.delete(locks).where(locks.c.holder == worker_id))
 
     def forget_silent(self, seconds: float) -> int:
         """Remove workers that gave no sign of life for so long; returns how many."""

@@ -129,7 +129,7 @@ def _translated(limits: Limits) -> Iterator[None]:
     except httpcore.TimeoutException:
         raise Unreachable(
             f"no answer in time: {limits.connect:g} s to connect, {limits.read:g} s between two pieces, "
-            f"{limits.total:g} s in all"
+            f"{limits.total:.3g} s in all"
         ) from None
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
         raise Unreachable(f"the connection failed: {str(error) or type(error).__name__}") from None

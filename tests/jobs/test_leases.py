@@ -309,6 +309,12 @@ def test_a_lock_has_one_holder_until_its_time_is_over(leases: Leases) -> None:
     assert leases.try_lock("upkeep", "wrk_2", 0.2)
 
 
+def test_a_worker_that_leaves_lets_go_of_its_locks_and_of_no_others(leases: Leases) -> None:
+    assert leases.try_lock("upkeep", "wrk_1", 600) and leases.try_lock("retention", "wrk_2", 600)
+    leases.forget("wrk_1")
+    assert leases.try_lock("upkeep", "wrk_3", 600) and not leases.try_lock("retention", "wrk_3", 600)
+
+
 def test_workers_are_shown_with_what_they_run_until_they_fall_silent(store: JobStore, leases: Leases) -> None:
     worker = Worker(
         id="wrk_1",

@@ -141,9 +141,16 @@ def test_the_worker_is_listed_with_what_it_runs_and_gone_when_it_leaves(shop: Sh
 @one_database
 def test_a_worker_told_to_stop_lets_short_jobs_end(shop: Shop) -> None:
     process = shop.worker(drain_seconds=10.0)
-    job_id = shop.draw(steps=20, step_seconds=0.05)
+    job_id = shop.draw(steps=60, step_seconds=0.05)
     shop.wait_for_step(job_id, 1)
-    assert process.stop() == 0
+    process.process.send_signal(signal.SIGTERM)
+
+    def shown() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        [worker] = shop.leases.workers(alive_within=60)
+        return worker.queues, worker.running
+
+    wait_until(lambda: shown() == ((), (job_id,)), what="the others to hear that it takes no more jobs")
+    assert process.wait() == 0
     job = shop.jobs.get(job_id)
     assert job.status is Status.SUCCEEDED and job.attempt == 1
 
