@@ -1,7 +1,8 @@
-"""Fixtures: real servers once for each test process, fresh databases for each test.
+"""Fixtures: real servers once for each test process, empty databases for each test.
 
 * ``valkey``        a running Valkey, emptied before each test that asks for ``redis_url``
 * ``postgres``      a running PostgreSQL cluster
+* ``databases``     migrated and empty databases in it, for one test after another
 * ``database_url``  a migrated database of the test's own, on SQLite and then on PostgreSQL; one of them alone
                     with ``@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)``
 * ``database``      the same, opened
@@ -19,6 +20,7 @@ import pytest
 
 from shared.database import Database
 from shared.settings import Settings
+from tests.databases import Databases
 from tests.servers import Postgres, Qanvas, Valkey
 
 
@@ -50,10 +52,10 @@ def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _migrated_postgres(postgres: Postgres) -> str:
+def databases(postgres: Postgres) -> Databases:
     postgres.execute("CREATE DATABASE migrated")
     _migrate(postgres.url("migrated"))
-    return "migrated"
+    return Databases(postgres, template="migrated")
 
 
 def _migrate(url: str) -> None:
@@ -69,10 +71,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copyfile(request.getfixturevalue("_migrated_sqlite"), path)
         yield f"sqlite:///{path}"
     else:
-        postgres: Postgres = request.getfixturevalue("postgres")
-        url = postgres.create(template=request.getfixturevalue("_migrated_postgres"))
+        databases: Databases = request.getfixturevalue("databases")
+        url = databases.borrow()
         yield url
-        postgres.drop(url)
+        databases.give_back(url)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -100,6 +101,14 @@ class Postgres:
     _count: int = 0
     _moved: bool = False
 
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        return sa.create_engine(
+            self.url().replace("postgresql:", "postgresql+psycopg:"),
+            isolation_level="AUTOCOMMIT",
+            pool_pre_ping=True,  # tests kill it and start it again
+        )
+
     def start(self) -> Postgres:
         # PostgreSQL refuses to run as root
         user = _NOBODY if os.geteuid() == 0 else None
@@ -140,22 +149,26 @@ class Postgres:
 
     def create(self, template: str = "template1") -> str:
         """A new database, a copy of ``template``; returns its URL."""
-        self._count += 1
-        name = f"test{self._count}"
+        name = self._new_name()
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
+
+    def rename(self, url: str) -> str:
+        """Give a database a new name; returns its new URL. Fails while somebody is connected to it."""
+        name = self._new_name()
+        self.execute(f'ALTER DATABASE "{sa.make_url(url).database}" RENAME TO "{name}"')
+        return self.url(name)
+
+    def _new_name(self) -> str:
+        self._count += 1
+        return f"test{self._count}"
 
     def drop(self, url: str) -> None:
         self.execute(f'DROP DATABASE IF EXISTS "{sa.make_url(url).database}" WITH (FORCE)')
 
     def execute(self, statement: str) -> None:
         """Run one statement outside a transaction."""
-        engine = sa.create_engine(
-            self.url().replace("postgresql:", "postgresql+psycopg:"),
-            isolation_level="AUTOCOMMIT",
-            poolclass=sa.NullPool,
-        )
-        with engine.connect() as connection:
+        with self._engine.connect() as connection:
             connection.exec_driver_sql(statement)
 
     def kill(self) -> None:
@@ -170,6 +183,7 @@ class Postgres:
         wait_until(lambda: not any(map(_lives, backends)), what="the backends to be gone")
 
     def stop(self) -> None:
+        self._engine.dispose()
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)  # "fast": ends connections, then itself
             children.stop([self.process], grace=5)

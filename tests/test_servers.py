@@ -8,7 +8,10 @@ import pytest
 
 from cli.embedded.valkey import address_in
 from shared.database import Database
-from tests.servers import Valkey, wait_until
+from shared.jobs.store import JobStore
+from tests.databases import Databases
+from tests.jobs.factory import submit
+from tests.servers import Postgres, Valkey, wait_until
 
 
 def test_a_database_is_migrated_and_each_test_has_its_own(database: Database) -> None:
@@ -39,3 +42,23 @@ def test_valkey_listens_on_a_port_where_the_path_of_a_socket_would_be_too_long(l
 def test_a_condition_that_never_holds_fails_the_test() -> None:
     with pytest.raises(AssertionError, match="in vain for the moon"):
         wait_until(lambda: False, 0.05, what="the moon")
+
+
+def test_a_database_is_used_again_empty_and_under_another_name(
+    postgres: Postgres, databases: Databases
+) -> None:
+    def names() -> int:
+        with Database(postgres.url()).read() as connection:
+            return int(connection.exec_driver_sql("SELECT count(*) FROM pg_database").scalar_one())
+
+    before = names()
+    urls: set[str] = set()
+    for _ in range(6):
+        url = databases.borrow()
+        assert url not in urls
+        urls.add(url)
+        store = JobStore(Database(url))
+        assert store.counts() == {}
+        submit(store)
+        databases.give_back(url)  # while its connections are open
+    assert names() <= before + 2
