@@ -5,6 +5,8 @@ TESTS  ?=
 # Half of the tests wait for servers and processes; each process of pytest starts its own.
 PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 BIN    := .venv/bin
+# Tests start this code a hundred times over: it is compiled once, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo up test test-fast drill check lint format docs clean
 

@@ -7,24 +7,31 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cli.main import main
 from shared.database import Database
 from shared.jobs.keys import KeyStore
+from shared.settings import PREFIX
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `qanvas` to its end."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("QANVAS_")}
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+
+
+def started(*arguments: str) -> Done:
+    """Run `qanvas` to its end, as a process of its own."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     done = subprocess.run(
         [sys.executable, "-m", "cli.main", *arguments],
         cwd=ROOT,
-        env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
+        env=inherited | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -34,10 +41,28 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return done
 
 
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `qanvas` to its end, in this process: the same, where no process is the point."""
+
+    def run(*arguments: str, **environment: str) -> Done:
+        with monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith(PREFIX)]:
+                patch.delenv(name)
+            for name, text in environment.items():
+                patch.setenv(name, text)
+            patch.setattr(sys, "argv", ["qanvas", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
 def test_a_port_in_use_is_refused_and_nothing_stays_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run("up", "--data", str(tmp_path), "--port", str(port))
+        done = started("up", "--data", str(tmp_path), "--port", str(port))
     assert done.returncode == 1
     assert f"port {port} of 127.0.0.1 is in use by another program; choose another with --port" in done.stderr
     assert not done.stdout
@@ -45,9 +70,9 @@ def test_a_port_in_use_is_refused_and_nothing_stays_behind(tmp_path: Path) -> No
 
 
 def test_listening_beyond_loopback_without_a_key_is_refused_with_the_command_that_makes_one(
-    tmp_path: Path,
+    run: Run, tmp_path: Path
 ) -> None:
-    done = run("up", "--data", str(tmp_path), "--port", "0", "--host", "0.0.0.0")
+    done = started("up", "--data", str(tmp_path), "--port", "0", "--host", "0.0.0.0")
     assert done.returncode == 1
     command = f"QANVAS_DATA={tmp_path} qanvas keys create NAME"
     assert command in done.stderr
@@ -55,7 +80,7 @@ def test_listening_beyond_loopback_without_a_key_is_refused_with_the_command_tha
     assert run("keys", "create", "me", QANVAS_DATA=str(tmp_path)).stdout.startswith("qk_")
 
 
-def test_limits_and_a_weight_are_set_listed_and_reset(tmp_path: Path) -> None:
+def test_limits_and_a_weight_are_set_listed_and_reset(run: Run, tmp_path: Path) -> None:
     data = ("--data", str(tmp_path))
     run("migrate", *data)
     done = run("tenants", "set", "ann", "--running", "4", "--queued", "0", "--weight", "2.5", *data)
@@ -67,7 +92,7 @@ def test_limits_and_a_weight_are_set_listed_and_reset(tmp_path: Path) -> None:
     assert run("tenants", "reset", "ann", *data).returncode == 0
 
 
-def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
+def test_a_key_is_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     data = ("--data", str(tmp_path))
     assert "run: qanvas migrate" in run("keys", "list", *data).stderr
     assert run("migrate", *data).returncode == 0
@@ -86,7 +111,7 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
     assert (again.returncode, again.stderr) == (1, f"qanvas: no key '{key.id}'\n")
 
 
-def test_an_unknown_scope_names_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_scope_names_those_there_are(run: Run, tmp_path: Path) -> None:
     run("migrate", "--data", str(tmp_path))
     done = run("keys", "create", "x", "--scope", "fly", "--data", str(tmp_path))
     assert done.returncode == 1
@@ -101,7 +126,7 @@ def test_an_unknown_scope_names_those_there_are(tmp_path: Path) -> None:
         ({"QANVAS_DATABASE_URL": "mysql://x/y"}, "use sqlite:/// or postgresql://"),
     ],
 )
-def test_a_wrong_setting_is_named(environment: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_named(run: Run, environment: dict[str, str], said: str, tmp_path: Path) -> None:
     done = run("migrate", **{"QANVAS_DATA": str(tmp_path)} | environment)
     assert done.returncode == 1
     assert said in done.stderr
@@ -109,7 +134,9 @@ def test_a_wrong_setting_is_named(environment: dict[str, str], said: str, tmp_pa
 
 
 @pytest.mark.parametrize("command", [("jobs",), ("models",), ("submit", "fake", "prompt=x")])
-def test_a_command_without_a_server_says_how_to_start_one(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_command_without_a_server_says_how_to_start_one(
+    run: Run, command: tuple[str, ...], tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     done = run(*command, "--data", str(tmp_path), QANVAS_PORT=str(port))
@@ -120,13 +147,13 @@ def test_a_command_without_a_server_says_how_to_start_one(command: tuple[str, ..
     )
 
 
-def test_an_address_that_is_none_is_said_to_be_none() -> None:
+def test_an_address_that_is_none_is_said_to_be_none(run: Run) -> None:
     done = run("jobs", "--url", "localhost")
     assert done.returncode == 1
     assert "localhost" in done.stderr
 
 
-def test_wrong_usage_has_an_exit_status_of_its_own() -> None:
+def test_wrong_usage_has_an_exit_status_of_its_own(run: Run) -> None:
     assert run("submit").returncode == 2
     assert run("dead", "retry").returncode == run("dead", "retry", "job_1", "--all").returncode == 2
     assert run("up", "--port", "70000").returncode == 2
@@ -134,14 +161,14 @@ def test_wrong_usage_has_an_exit_status_of_its_own() -> None:
 
 
 def test_help_names_every_command() -> None:
-    done = run("--help")
+    done = started("--help")
     assert done.returncode == 0
     found = set(re.findall(r"^  ([a-z]+) {2,}", done.stdout, re.MULTILINE))
     commands = "api dead demo jobs keys migrate models submit tenants train up worker"
     assert found == set(commands.split())
 
 
-def test_the_health_check_of_a_machine_without_a_worker_fails(tmp_path: Path) -> None:
+def test_the_health_check_of_a_machine_without_a_worker_fails(run: Run, tmp_path: Path) -> None:
     run("migrate", "--data", str(tmp_path))
     done = run("worker", "--check", QANVAS_DATA=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
