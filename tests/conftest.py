@@ -22,7 +22,7 @@ import pytest
 from shared.database import Database
 from shared.settings import Settings
 from tests.databases import Databases
-from tests.servers import Postgres, Qanvas, Valkey
+from tests.servers import Postgres, Qanvas, Valkey, drill_settings
 
 
 @pytest.hookimpl(wrapper=True)
@@ -56,7 +56,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
     _migrate(f"sqlite:///{path}")
     return path
@@ -79,7 +79,7 @@ def _migrate(url: str) -> None:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         path = tmp_path / "qanvas.db"
-        shutil.copyfile(request.getfixturevalue("_migrated_sqlite"), path)
+        shutil.copyfile(request.getfixturevalue("migrated_sqlite"), path)
         yield f"sqlite:///{path}"
     else:
         databases: Databases = request.getfixturevalue("databases")
@@ -97,15 +97,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
-    return Settings.from_env(
-        {
-            "QANVAS_DATA": str(tmp_path / "data"),
-            "QANVAS_DATABASE_URL": database_url,
-            "QANVAS_REDIS_URL": redis_url,
-            "QANVAS_FAKE_MODELS": "1",
-            "QANVAS_DEVICE": "cpu",
-        }
-    )
+    return drill_settings(tmp_path, database_url, redis_url)
 
 
 @pytest.fixture

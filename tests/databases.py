@@ -6,6 +6,7 @@ from collections import deque
 
 import sqlalchemy as sa
 
+from shared.database import Database
 from shared.jobs.tables import metadata
 from tests.servers import Postgres
 
@@ -34,7 +35,7 @@ class Databases:
             except sa.exc.OperationalError:  # somebody reconnects to it time and again
                 self._server.drop(used)
                 continue
-            if _emptied(url) <= _MOST_LEFT:
+            if emptied(url) <= _MOST_LEFT:
                 return url
             self._server.drop(url)
         return self._server.create(template=self._template)
@@ -48,9 +49,12 @@ class Databases:
         self._idle.append(url)
 
 
-def _emptied(url: str) -> int:
+def emptied(url: str) -> int:
     """Delete all rows but the migrations' own; how many there were."""
-    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        tables = reversed(metadata.sorted_tables)
-        return sum(connection.exec_driver_sql(f'DELETE FROM "{table.name}"').rowcount for table in tables)
+    database = Database(url)
+    try:
+        with database.write() as connection:
+            tables = reversed(metadata.sorted_tables)
+            return sum(connection.exec_driver_sql(f'DELETE FROM "{table.name}"').rowcount for table in tables)
+    finally:
+        database.dispose()

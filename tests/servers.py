@@ -41,6 +41,19 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0, *, what: 
         time.sleep(0.02)
 
 
+def drill_settings(folder: Path, database_url: str, redis_url: str) -> Settings:
+    """Settings with the model for drills, and data in a folder of their own in ``folder``."""
+    return Settings.from_env(
+        {
+            "QANVAS_DATA": str(folder / "data"),
+            "QANVAS_DATABASE_URL": database_url,
+            "QANVAS_REDIS_URL": redis_url,
+            "QANVAS_FAKE_MODELS": "1",
+            "QANVAS_DEVICE": "cpu",
+        }
+    )
+
+
 @dataclass
 class Valkey:
     """A Valkey whose data lie in ``folder``; it can be killed and started again on the same port."""

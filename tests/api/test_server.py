@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,9 +19,10 @@ from shared.database import Database
 from shared.jobs.keys import KeyStore
 from shared.jobs.store import JobStore
 from shared.settings import Settings
-from tests.servers import Qanvas, free_port, wait_until
+from tests.databases import emptied
+from tests.servers import Qanvas, Valkey, drill_settings, free_port, wait_until
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 BODY = {"model": "fake", "input": {"prompt": "a red apple"}}
 
@@ -36,6 +39,10 @@ class Server:
             return self.http.get("/readyz").status_code == 200
         except httpx.TransportError:
             return False
+
+    def stored(self) -> list[Path]:
+        """The files in its storage, begun ones too."""
+        return [path for path in (self.settings.data / "storage").rglob("*") if path.is_file()]
 
     def raw(self, data: bytes, *, seconds: float = 5) -> bytes:
         """What comes back for these bytes until the server closes or nothing more comes."""
@@ -66,9 +73,31 @@ def start(settings: Settings, qanvas: Callable[..., Qanvas]) -> Iterator[Callabl
         server.http.close()
 
 
+@pytest.fixture(scope="module")
+def long_lived(
+    tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path, valkey: Valkey
+) -> Iterator[Server]:
+    """A server for all tests that leave it as it is: starting one takes longer than any of them."""
+    folder = tmp_path_factory.mktemp("server")
+    url = f"sqlite:///{shutil.copyfile(migrated_sqlite, folder / 'qanvas.db')}"
+    settings = drill_settings(folder, url, valkey.url).with_(
+        port=free_port(), max_body_bytes=100_000, max_upload_bytes=5_000_000
+    )
+    process = Qanvas(["api"], settings, folder / "api.out")
+    server = Server(process, settings)
+    yield server
+    server.http.close()
+    process.clean()
+
+
 @pytest.fixture
-def server(start: Callable[..., Server]) -> Server:
-    return start(max_body_bytes=100_000, max_upload_bytes=5_000_000)
+def server(long_lived: Server, redis_url: str) -> Server:
+    """That server, with nothing in its database, Redis and storage."""
+    assert long_lived.answers(), long_lived.process.said()
+    emptied(long_lived.settings.database_url)
+    for path in long_lived.stored():
+        path.unlink()
+    return long_lived
 
 
 def pieces(content: bytes, size: int = 65536) -> Iterator[bytes]:
@@ -76,13 +105,13 @@ def pieces(content: bytes, size: int = 65536) -> Iterator[bytes]:
         yield content[index : index + size]
 
 
-def test_a_body_may_come_in_chunks_or_whole(server: Server, settings: Settings) -> None:
+def test_a_body_may_come_in_chunks_or_whole(server: Server) -> None:
     body = json.dumps(BODY).encode()
     headers = {"Content-Type": "application/json"}
     for content in (body, pieces(body, 7)):
         answer = server.http.post("/v1/jobs", content=content, headers=headers)
         assert answer.status_code == 202
-    assert len(JobStore(Database(settings.database_url)).list("default").items) == 2
+    assert len(JobStore(Database(server.settings.database_url)).list("default").items) == 2
 
 
 @pytest.mark.parametrize("size", [100_001, 3_000_000, 40_000_000])
@@ -101,7 +130,7 @@ def test_an_upload_too_large_is_refused_before_the_connection_breaks(server: Ser
     answer = server.http.post("/v1/files", files={"file": ("a", b"x" * size)})
     assert answer.status_code == 413 and answer.json()["status"] == 413
     assert server.http.get("/v1/files").json()["data"] == []
-    assert list((server.settings.data / "storage").rglob("file_*")) == []
+    assert server.stored() == []
 
 
 def test_an_upload_streams_in_and_out(server: Server) -> None:
@@ -128,8 +157,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind(server: Server) -> None
             connection.sendall(head + length)
     time.sleep(0.5)
     assert server.http.get("/v1/files").json()["data"] == []
-    storage = server.settings.data / "storage"
-    wait_until(lambda: not [path for path in storage.rglob("*") if path.is_file()])
+    wait_until(lambda: not server.stored(), what="what had come to be removed")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +246,7 @@ def test_events_arrive_while_the_job_lives(server: Server) -> None:
         assert time.monotonic() - began < 3
 
 
+@one_database
 def test_clients_that_send_their_bodies_slowly_hold_up_nobody_else(start: Callable[..., Server]) -> None:
     server = start(api_threads=2, api_streams=20)
     head = b"POST /v1/%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 50\r\n\r\n"
@@ -234,6 +263,7 @@ def test_clients_that_send_their_bodies_slowly_hold_up_nobody_else(start: Callab
         assert connections[0].recv(65536).startswith(b"HTTP/1.1 202"), "it is answered when it is there"
 
 
+@one_database
 def test_a_watcher_who_leaves_gives_up_its_seat(start: Callable[..., Server]) -> None:
     server = start(api_threads=4)
     job = server.http.post("/v1/jobs", json=BODY).json()
@@ -251,7 +281,9 @@ def _status(server: Server, url: str) -> int:
         return answer.status_code
 
 
-def test_a_stopped_server_answers_those_who_wait_and_is_gone(server: Server) -> None:
+@one_database
+def test_a_stopped_server_answers_those_who_wait_and_is_gone(start: Callable[..., Server]) -> None:
+    server = start()
     job = server.http.post("/v1/jobs", json=BODY).json()
     answers: list[httpx.Response] = []
 
@@ -275,6 +307,7 @@ def test_a_stopped_server_answers_those_who_wait_and_is_gone(server: Server) -> 
     assert server.process.output() == ""
 
 
+@one_database
 def test_a_killed_server_leaves_no_process_behind(start: Callable[..., Server]) -> None:
     server = start("--workers", "2")
     server.process.kill()
@@ -287,6 +320,7 @@ def test_a_taken_port_is_refused_with_the_cure(server: Server, qanvas: Callable[
     assert "--port" in second.said() and "Traceback" not in second.said()
 
 
+@one_database
 def test_an_open_address_without_a_key_is_refused_with_the_cure(
     settings: Settings, qanvas: Callable[..., Qanvas]
 ) -> None:
@@ -295,6 +329,7 @@ def test_an_open_address_without_a_key_is_refused_with_the_cure(
     assert "qanvas keys create" in refused.said() and "Traceback" not in refused.said()
 
 
+@one_database
 def test_an_open_address_with_a_key_asks_for_it(start: Callable[..., Server], settings: Settings) -> None:
     _, secret = KeyStore(Database(settings.database_url)).create("test")
     server = start(host="0.0.0.0")
@@ -302,6 +337,7 @@ def test_an_open_address_with_a_key_asks_for_it(start: Callable[..., Server], se
     assert server.http.get("/v1/jobs", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
 
 
+@one_database
 def test_two_processes_share_the_work(start: Callable[..., Server]) -> None:
     server = start("--workers", "2")
     ids: list[str] = []
