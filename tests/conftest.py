@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,11 @@ def _migrate(url: str) -> None:
     database.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@contextmanager
+def borrowed_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """The URL of an empty database of the kind that ``request.param`` says; SQLite's lies in ``folder``."""
     if request.param == "sqlite":
-        path = tmp_path / "qanvas.db"
+        path = folder / "qanvas.db"
         shutil.copyfile(request.getfixturevalue("migrated_sqlite"), path)
         yield f"sqlite:///{path}"
     else:
@@ -86,6 +88,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         url = databases.borrow()
         yield url
         databases.give_back(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with borrowed_database(request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

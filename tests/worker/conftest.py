@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,8 @@ from shared.queue import Tickets
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.factory import open_storage
-from tests.servers import Qanvas, wait_until
+from tests.conftest import borrowed_database
+from tests.servers import Qanvas, Valkey, drill_settings, wait_until
 
 #: short, so that tests need not wait for what dies
 LEASE, UPKEEP, RETRY = 1.5, 0.3, 0.2
@@ -112,10 +114,11 @@ class Shop:
         return [event.data["attempt"] for event in events if event.data.get("status") == "running"]
 
 
-@pytest.fixture
-def shop(settings: Settings, database: Database, qanvas: Callable[..., Qanvas]) -> Iterator[Shop]:
+@contextmanager
+def open_shop(settings: Settings, start: Callable[..., Qanvas]) -> Iterator[Shop]:
+    """A shop over these settings; ``start`` is the fixture ``qanvas``, or does the same."""
     settings = settings.with_(lease_seconds=LEASE, upkeep_seconds=UPKEEP, retry_base_seconds=RETRY)
-    tickets, events = Tickets(settings), Events(settings.redis_url)
+    database, tickets, events = Database(settings.database_url), Tickets(settings), Events(settings.redis_url)
     yield Shop(
         settings,
         database,
@@ -125,7 +128,38 @@ def shop(settings: Settings, database: Database, qanvas: Callable[..., Qanvas]) 
         tickets,
         events,
         open_storage(settings),
-        qanvas,
+        start,
     )
     tickets.close()
     events.close()
+    database.dispose()
+
+
+@pytest.fixture
+def shop(settings: Settings, qanvas: Callable[..., Qanvas]) -> Iterator[Shop]:
+    with open_shop(settings, qanvas) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def open_all_day(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A shop with one worker for all tests of a module that leave it as it is, and look at their own jobs
+    alone: starting a worker takes longer than most of them."""
+    folder = tmp_path_factory.mktemp("shop")
+    valkey: Valkey = request.getfixturevalue("valkey")
+    started: list[Qanvas] = []
+
+    def start(*arguments: str, settings: Settings) -> Qanvas:
+        started.append(Qanvas(arguments, settings, folder / "worker.out"))
+        return started[-1]
+
+    with (
+        borrowed_database(request, folder) as url,
+        open_shop(drill_settings(folder, url, valkey.url), start) as shop,
+    ):
+        try:
+            shop.worker()
+            yield shop
+        finally:
+            for process in started:
+                process.clean()

@@ -15,8 +15,8 @@ from tests.worker.conftest import Shop
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-def test_a_prompt_becomes_a_stored_picture_that_says_how_it_was_made(shop: Shop) -> None:
-    shop.worker()
+def test_a_prompt_becomes_a_stored_picture_that_says_how_it_was_made(open_all_day: Shop) -> None:
+    shop = open_all_day
     job = shop.wait(shop.draw(prompt="ein grüner Apfel", seed=7, width=48, height=32, steps=3))
     assert job.status is Status.SUCCEEDED and job.error is None and job.load_seconds is not None
     [output] = job.outputs
@@ -38,9 +38,8 @@ def test_a_prompt_becomes_a_stored_picture_that_says_how_it_was_made(shop: Shop)
     }
 
 
-@one_database
-def test_watchers_hear_of_every_step_and_of_the_end(shop: Shop) -> None:
-    shop.worker()
+def test_watchers_hear_of_every_step_and_of_the_end(open_all_day: Shop) -> None:
+    shop = open_all_day
     job = shop.wait(shop.draw(steps=3, step_seconds=0.1))
     wait_until(lambda: shop.events.read(job.id)[-1].type == "done", what="the last event")
     events = shop.events.read(job.id)
@@ -55,9 +54,8 @@ def test_watchers_hear_of_every_step_and_of_the_end(shop: Shop) -> None:
     assert events[-3].data["url"] == f"/v1/outputs/{job.outputs[0].id}"
 
 
-@one_database
-def test_a_preview_can_be_seen_before_the_end(shop: Shop) -> None:
-    shop.worker()
+def test_a_preview_can_be_seen_before_the_end(open_all_day: Shop) -> None:
+    shop = open_all_day
     job_id = shop.draw(steps=1000, step_seconds=0.05, preview_every=2)
     wait_until(lambda: shop.events.preview(job_id) is not None, what="a preview")
     assert any(event.type == "preview" for event in shop.events.read(job_id))
@@ -65,8 +63,8 @@ def test_a_preview_can_be_seen_before_the_end(shop: Shop) -> None:
     shop.wait(job_id)
 
 
-def test_a_running_job_is_canceled_within_a_second(shop: Shop) -> None:
-    shop.worker()
+def test_a_running_job_is_canceled_within_a_second(open_all_day: Shop) -> None:
+    shop = open_all_day
     job_id = shop.draw(steps=1000, step_seconds=0.05)
     shop.wait_for_step(job_id, 2)
     asked = time.monotonic()
@@ -77,9 +75,8 @@ def test_a_running_job_is_canceled_within_a_second(shop: Shop) -> None:
     assert list(shop.storage.list(f"outputs/{job_id}")) == []
 
 
-@one_database
-def test_a_job_that_fails_says_why_and_the_traceback_stays_with_the_operator(shop: Shop) -> None:
-    shop.worker()
+def test_a_job_that_fails_says_why_and_the_traceback_stays_with_the_operator(open_all_day: Shop) -> None:
+    shop = open_all_day
     job = shop.wait(shop.draw(steps=5, fail_at_step=3))
     assert job.status is Status.FAILED and job.attempts == 1
     assert job.error == {
@@ -89,14 +86,20 @@ def test_a_job_that_fails_says_why_and_the_traceback_stays_with_the_operator(sho
     }
 
 
-@one_database
-def test_a_job_that_runs_out_of_memory_gets_all_its_attempts(shop: Shop) -> None:
-    shop.worker()
+def test_a_job_that_runs_out_of_memory_gets_all_its_attempts(open_all_day: Shop) -> None:
+    shop = open_all_day
     job = shop.wait(shop.draw(oom_above=0, max_attempts=3))
     assert job.status is Status.FAILED and job.attempts == 3
     assert job.error is not None and job.error["type"] == "out-of-memory"
 
 
+def test_a_job_without_a_ticket_is_found(open_all_day: Shop) -> None:
+    shop = open_all_day
+    ids = shop.submit([shop.new() for _ in range(5)], tickets=False)
+    assert {job.status for job in shop.wait_all(ids)} == {Status.SUCCEEDED}
+
+
+@pytest.mark.slow
 @one_database
 def test_a_job_past_its_timeout_fails_and_the_next_one_runs(shop: Shop) -> None:
     shop.worker(slots=1)
@@ -112,6 +115,7 @@ def test_a_job_past_its_timeout_fails_and_the_next_one_runs(shop: Shop) -> None:
     assert shop.wait(after).status is Status.SUCCEEDED
 
 
+@pytest.mark.slow
 @one_database
 def test_a_model_that_is_gone_is_said_to_be_unavailable(shop: Shop) -> None:
     job_id = shop.draw()
@@ -121,6 +125,7 @@ def test_a_model_that_is_gone_is_said_to_be_unavailable(shop: Shop) -> None:
     assert job.error is not None and job.error["type"] == "model-unavailable"
 
 
+@pytest.mark.slow
 @one_database
 def test_the_worker_is_listed_with_what_it_runs_and_gone_when_it_leaves(shop: Shop) -> None:
     process = shop.worker(slots=3)
@@ -138,6 +143,7 @@ def test_the_worker_is_listed_with_what_it_runs_and_gone_when_it_leaves(shop: Sh
     assert shop.leases.workers(alive_within=60) == []
 
 
+@pytest.mark.slow
 @one_database
 def test_a_worker_told_to_stop_lets_short_jobs_end(shop: Shop) -> None:
     process = shop.worker(drain_seconds=10.0)
@@ -155,6 +161,7 @@ def test_a_worker_told_to_stop_lets_short_jobs_end(shop: Shop) -> None:
     assert job.status is Status.SUCCEEDED and job.attempt == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_is_handed_back_goes_on_elsewhere_with_the_same_picture(shop: Shop) -> None:
     first = shop.worker(drain_seconds=0.5)
     job_id = shop.draw(steps=60, step_seconds=0.1, seed=5)
@@ -174,6 +181,7 @@ def test_a_job_that_is_handed_back_goes_on_elsewhere_with_the_same_picture(shop:
     assert list(shop.storage.list(f"checkpoints/{job_id}")) == []
 
 
+@pytest.mark.slow
 @one_database
 def test_a_second_signal_hands_back_at_once(shop: Shop) -> None:
     process = shop.worker(drain_seconds=60.0)
@@ -186,13 +194,7 @@ def test_a_second_signal_hands_back_at_once(shop: Shop) -> None:
     assert shop.jobs.get(job_id).status is Status.QUEUED
 
 
-@one_database
-def test_a_job_without_a_ticket_is_found(shop: Shop) -> None:
-    shop.worker()
-    ids = shop.submit([shop.new() for _ in range(5)], tickets=False)
-    assert {job.status for job in shop.wait_all(ids)} == {Status.SUCCEEDED}
-
-
+@pytest.mark.slow
 @one_database
 def test_tickets_without_jobs_end_quietly(shop: Shop) -> None:
     process = shop.worker()
@@ -202,6 +204,7 @@ def test_tickets_without_jobs_end_quietly(shop: Shop) -> None:
     assert "Traceback" not in process.said()
 
 
+@pytest.mark.slow
 @one_database
 def test_scheduled_jobs_run_when_they_are_due_and_expired_ones_never(shop: Shop) -> None:
     due = shop.submit([shop.new(run_at=time.time() + 1.0)])[0]
@@ -214,6 +217,7 @@ def test_scheduled_jobs_run_when_they_are_due_and_expired_ones_never(shop: Shop)
     assert shop.wait(expired).status is Status.EXPIRED
 
 
+@pytest.mark.slow
 @one_database
 def test_the_most_urgent_job_runs_first(shop: Shop) -> None:
     ids = {priority: shop.submit([shop.new(priority=priority)], tickets=False)[0] for priority in (1, 9, 5)}
@@ -223,6 +227,7 @@ def test_the_most_urgent_job_runs_first(shop: Shop) -> None:
     assert sorted(started, key=lambda priority: started[priority] or 0.0) == [9, 5, 1]
 
 
+@pytest.mark.slow
 @one_database
 def test_jobs_wait_for_nobody_while_slots_are_full_for_a_moment(shop: Shop) -> None:
     """A ticket is taken as soon as a slot is free, not when the event loop next looks."""
