@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from shared.database import Database
 from shared.settings import Settings
 from tests.databases import Databases
 from tests.servers import Postgres, Qanvas, Valkey, drill_settings
+
+# test processes run beside each other, and their networks are tiny: more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(wrapper=True)

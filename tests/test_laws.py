@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ class Import(NamedTuple):
     module: str
     #: inside a function, so that it happens only when that runs
     late: bool
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """All of the house, read once, by the first test that asks."""
+    return tuple(_imports())
 
 
 def _imports() -> Iterator[Import]:
@@ -44,15 +51,12 @@ def _imports() -> Iterator[Import]:
                     yield Import(str(path.relative_to(ROOT)), name, id(node) in late)
 
 
-IMPORTS = tuple(_imports())
-
-
 def _offenders(modules: tuple[str, ...], *, outside: tuple[str, ...]) -> list[str]:
     """Files that import one of the modules and do not lie in one of the places."""
     return sorted(
         {
             f"{one.file} imports {one.module}"
-            for one in IMPORTS
+            for one in imports()
             if one.module.partition(".")[0] in modules and not one.file.startswith(outside)
         }
     )
@@ -77,7 +81,7 @@ def test_requests_leave_the_house_through_the_guard_only() -> None:
         ("httpx", "httpcore", "requests", "urllib3", "aiohttp"), outside=("shared/outward/", "cli/")
     )
     modules = {"urllib.request", "http.client"}
-    assert not [one for one in IMPORTS if one.module in modules and not one.file.startswith("cli/")]
+    assert not [one for one in imports() if one.module in modules and not one.file.startswith("cli/")]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ def test_a_package_keeps_away_from_those_it_may_not_know(package: str, forbidden
 
 
 def test_the_command_line_knows_api_and_worker_only_inside_the_command_that_starts_them() -> None:
-    known = {(one.file, one.module, one.late) for one in IMPORTS if one.file.startswith("cli/")}
+    known = {(one.file, one.module, one.late) for one in imports() if one.file.startswith("cli/")}
     entry = {(file, module, late) for file, module, late in known if module.startswith(("api", "worker"))}
     assert entry == {
         ("cli/commands/programs.py", "api.serve", True),
@@ -114,7 +118,7 @@ def test_engines_know_neither_sql_nor_redis_nor_storage() -> None:
     foreign = ("sqlalchemy", "redis", "celery", "flask")
     found = [
         f"{one.file} imports {one.module}"
-        for one in IMPORTS
+        for one in imports()
         if one.file.startswith("worker/engines/")
         and (one.module.startswith(ours) or one.module.partition(".")[0] in foreign)
     ]
@@ -123,7 +127,7 @@ def test_engines_know_neither_sql_nor_redis_nor_storage() -> None:
 
 def test_the_states_of_a_job_do_no_io() -> None:
     allowed = {"__future__", "collections.abc", "dataclasses", "enum", "types", "typing", "shared.errors"}
-    assert {one.module for one in IMPORTS if one.file == "shared/jobs/states.py"} <= allowed
+    assert {one.module for one in imports() if one.file == "shared/jobs/states.py"} <= allowed
 
 
 def test_only_the_settings_read_the_environment() -> None:
@@ -132,7 +136,8 @@ def test_only_the_settings_read_the_environment() -> None:
     found = set()
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv"):
+            words = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+            if words and ast.unparse(node) in ("os.environ", "os.getenv"):
                 found.add(str(path.relative_to(ROOT)))
     assert found - handed_on <= {"shared/settings.py"}
 
