@@ -61,7 +61,10 @@ def test_no_ticket_is_there_while_redis_is_away(tmp_path: Path) -> None:
     tickets.close()
 
 
-def test_sending_does_not_wait_for_a_redis_that_is_away(tmp_path: Path) -> None:
+def test_sending_does_not_wait_for_a_redis_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.queue._TIMEOUT", 0.5)  # for which it is waited in the end
     tickets = Tickets(settings_for("redis://127.0.0.1:1/0", tmp_path))
     begun = time.monotonic()
     for _ in range(100):

@@ -86,7 +86,10 @@ def test_a_healthy_server_says_so(api: Api) -> None:
     assert api.get("/readyz").json == {"status": "ready"}
 
 
-def test_a_server_without_redis_is_not_ready_and_takes_jobs(settings: Settings) -> None:
+def test_a_server_without_redis_is_not_ready_and_takes_jobs(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.queue._TIMEOUT", 0.5)  # for which it is waited in the end
     app = create_app(settings.with_(redis_url="redis://127.0.0.1:1/0"))
     api = Api(app)
     assert api.get("/healthz").status_code == 200

@@ -94,7 +94,7 @@ def long_lived(
 def server(long_lived: Server, redis_url: str) -> Server:
     """That server, with nothing in its database, Redis and storage."""
     assert long_lived.answers(), long_lived.process.said()
-    emptied(long_lived.settings.database_url)
+    emptied(Database(long_lived.settings.database_url))
     for path in long_lived.stored():
         path.unlink()
     return long_lived

@@ -88,7 +88,11 @@ def test_a_listener_comes_back_when_redis_was_killed_and_says_so(shop: Shop, val
     listener.close()
 
 
-def test_a_listener_notices_that_redis_hangs(shop: Shop, valkey: Valkey) -> None:
+def test_a_listener_notices_that_redis_hangs(
+    shop: Shop, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.listening._TIMEOUT", 1.0)
+    monkeypatch.setattr("shared.listening._ASK_AFTER", 1.0)
     listener = Listener(shop.settings.redis_url, STOP, heard=lambda message: None)
     listener.start()
     wait_until(lambda: listener.connected, what="the subscription")
