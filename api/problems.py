@@ -105,6 +105,7 @@ def of(error: QanvasError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="qanvas"'
     if isinstance(error, Unavailable):
         log.warning("503 for %s %s: %s", request.method, request.path, error)
+        return problem(status, error.public, headers=headers)
     if isinstance(error, OverLimit):
         limit = {"name": error.name, "size": error.size}
         return problem(status, str(error), headers=headers, type="urn:qanvas:problem:over-limit", limit=limit)

@@ -117,9 +117,16 @@ class OverLimit(QanvasError):
 
 
 class Unavailable(QanvasError):
-    """``retry_after`` is in seconds."""
+    """``retry_after`` is in seconds. What the message says before its first colon everybody may read; what
+    follows, where something lies and why it failed, is for the operator."""
 
     retry_after: ClassVar[int] = 2
+
+    @property
+    def public(self) -> str:
+        """The message for those who ask from outside."""
+        said, _, more = str(self).partition(": ")
+        return f"{said}; the server's log says why" if more else said
 
 
 class Refused(QanvasError):

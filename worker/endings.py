@@ -187,5 +187,5 @@ def _failure(error: BaseException, trace: str | None) -> Failed:
         case InvalidInput():
             return Failed(type="invalid-input", message=str(error), traceback=trace)
         case Unavailable():
-            return Failed(type="internal", message=str(error), retryable=True, traceback=trace)
+            return Failed(type="internal", message=error.public, retryable=True, traceback=trace)
     return Failed(type="internal", message=f"{type(error).__name__}: {error}"[:500], traceback=trace)

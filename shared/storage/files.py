@@ -174,6 +174,6 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unavailable(
-            f"the storage cannot write {path}: {error.strerror or error}; "
+            f"the storage cannot be written: {path}: {error.strerror or error}; "
             "check its free space and permissions, or set QANVAS_STORAGE_URL to another place"
         ) from error

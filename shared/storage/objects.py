@@ -94,7 +94,9 @@ class ObjectStorage:
             with self._translated(prefix):
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete=batch)
             if errors := answer.get("Errors"):
-                raise Unavailable(f"the object store kept {errors[0]['Key']!r}: {errors[0].get('Message')}")
+                raise Unavailable(
+                    f"the object store kept a file: {errors[0]['Key']!r}: {errors[0].get('Message')}"
+                )
 
     def list(self, prefix: str) -> Iterator[str]:
         return self._keys(check_prefix(prefix))
@@ -160,8 +162,8 @@ class ObjectStorage:
             if code in ("404", "NoSuchKey", "NotFound"):
                 raise NotFound("stored file", key) from None
             raise Unavailable(
-                f"the object store refused {key!r} in bucket {self._bucket!r}: {error}; check the bucket and "
-                "endpoint in QANVAS_STORAGE_URL and the credentials in AWS_ACCESS_KEY_ID"
+                f"the object store refused a file: {key!r} in bucket {self._bucket!r}: {error}; "
+                "check the bucket and endpoint in QANVAS_STORAGE_URL and the credentials in AWS_ACCESS_KEY_ID"
             ) from error
 
 

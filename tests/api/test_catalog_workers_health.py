@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -103,7 +104,9 @@ def test_a_server_without_redis_is_not_ready_and_takes_jobs(
     app.extensions["qanvas"].close()
 
 
-def test_a_server_without_its_database_says_when_to_come_back(settings: Settings, tmp_path: Any) -> None:
+def test_a_server_without_its_database_says_when_to_come_back_and_not_where_it_is(
+    settings: Settings, caplog: Any
+) -> None:
     app = create_app(settings.with_(database_url="postgresql://x@127.0.0.1:1/x"))
     api = Api(app)
     for answer in (
@@ -112,7 +115,19 @@ def test_a_server_without_its_database_says_when_to_come_back(settings: Settings
         api.post("/v1/jobs", {"model": "fake", "input": {"prompt": "x"}}),
     ):
         assert answer.status_code == 503 and answer.headers["Retry-After"]
+        assert answer.json["detail"] == "the database does not answer; the server's log says why"
+    assert "127.0.0.1" in caplog.text
     app.extensions["qanvas"].close()
+
+
+def test_a_storage_that_cannot_be_written_is_not_named(api: Api, settings: Settings, caplog: Any) -> None:
+    (settings.data / "storage").mkdir(parents=True, exist_ok=True)
+    (settings.data / "storage" / "files").write_text("no folder")
+    upload = {"file": (io.BytesIO(png()), "a.png", "image/png")}
+    answer = api.post("/v1/files", data=upload)
+    assert answer.status_code == 503
+    assert answer.json["detail"] == "the storage cannot be written; the server's log says why"
+    assert str(settings.data) in caplog.text
 
 
 def test_metrics_count_jobs_and_requests(hand: Hand, api: Api) -> None:

@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 
 from shared.catalog.catalog import Catalog
-from shared.errors import ConfigurationError, JobError, ModelUnavailable
+from shared.errors import ConfigurationError, JobError, ModelUnavailable, Unavailable
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
 from shared.storage.files import FileStorage
@@ -24,6 +24,7 @@ from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
 from worker.checkpoints import Checkpoints
 from worker.encode import encode_png
+from worker.endings import _failure
 from worker.engines.base import Image, Progress, Stopped, StopReason
 from worker.engines.registry import ENGINES, engine_named
 from worker.kiln.devices import find_device, memory_budget
@@ -327,3 +328,8 @@ def test_the_budget_is_what_the_operator_says_or_part_of_the_memory() -> None:
     device = find_device("cpu")
     assert memory_budget(device, 123) == 123
     assert 0 < memory_budget(device, 0) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_job_that_could_not_be_stored_does_not_say_where() -> None:
+    failed = _failure(Unavailable("the storage cannot be written: /srv/files: no space left"), "trace")
+    assert failed.message == "the storage cannot be written; the server's log says why" and failed.retryable
