@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -34,7 +35,7 @@ LEAST_SECONDS = 1.0
 #: an autoencoder of at most so many parameters decodes previews itself
 _TINY = 5_000_000
 #: on a CPU, the part of the time that it may take for that, and seconds of it that may be saved up
-_ALLOWED, _SAVED = 0.015, 0.05
+_ALLOWED, _SAVED = 0.01, 0.01
 #: largest side of the latents that a tiny autoencoder decodes for a preview
 _DECODED_SIDE = 24
 #: pictures that the matrix is fitted on, and their side in pixels
@@ -62,6 +63,7 @@ class Previewer:
     def __init__(self, pipe: Any, cache: Path | None) -> None:
         """``cache``: a folder for the fitted matrix; None keeps it in memory alone."""
         self._vae: Any = getattr(pipe, "vae", None)
+        self._is_tiny = _is_tiny(self._vae)
         self._cache = cache
         self._projection: Projection | None = None
         self._known = False
@@ -72,25 +74,15 @@ class Previewer:
         """The first image of a pipeline's latents, (height, width, 3); None where it cannot be shown."""
         if (first := _first(pipe, latents, given)) is None or self._vae is None:
             return None
-        if (colours := self._colours(first)) is None:
-            return None
-        shown: NDArray[np.uint8] = (
-            ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-        )
-        return shown
-
-    def _colours(self, latents: torch.Tensor) -> torch.Tensor | None:
-        """(3, height, width) in -1 to 1, for latents (channels, height, width)."""
-        if not _is_tiny(self._vae):
-            return self._projected(latents)
-        small = _made_small(latents)
+        if not self._is_tiny:
+            return None if (colours := self._projected(first)) is None else _shown(colours)
+        small = _made_small(first)
         if latents.device.type != "cpu":
-            return _decoded(self._vae, small)
+            return _shown(_decoded(self._vae, small))
         if not self._allowance.is_left and (projected := self._projected(small)) is not None:
-            scale = 2 ** (len(self._vae.config.decoder_block_out_channels) - 1)
-            return interpolate(projected[None], scale_factor=scale, mode="bilinear")[0]
+            return _as_large_as_decoded(self._vae, _shown(projected))
         with self._allowance.spend():
-            return _decoded(self._vae, small)
+            return _shown(_decoded(self._vae, small))
 
     def _projected(self, latents: torch.Tensor) -> torch.Tensor | None:
         projection = self._fitted()
@@ -189,6 +181,21 @@ def _first(pipe: Any, latents: torch.Tensor, given: Mapping[str, Any]) -> torch.
 
 def _is_tiny(vae: Any) -> bool:
     return type(vae).__name__ == "AutoencoderTiny" and sum(each.numel() for each in vae.parameters()) <= _TINY
+
+
+def _shown(colours: torch.Tensor) -> NDArray[np.uint8]:
+    """Pixels (height, width, 3) of colours (3, height, width) in -1 to 1."""
+    pixels: NDArray[np.uint8] = (
+        ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    )
+    return pixels
+
+
+def _as_large_as_decoded(vae: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    scale = 2 ** (len(vae.config.decoder_block_out_channels) - 1)
+    picture = PIL.Image.fromarray(pixels)
+    size = (scale * picture.width, scale * picture.height)
+    return np.asarray(picture.resize(size, PIL.Image.Resampling.BILINEAR))
 
 
 def _made_small(latents: torch.Tensor) -> torch.Tensor:
