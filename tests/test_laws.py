@@ -145,7 +145,7 @@ def test_only_the_settings_read_the_environment() -> None:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("api.app", ("torch", "diffusers", "transformers", "numpy", "worker", "cli")),
+        ("api.app", ("torch", "diffusers", "transformers", "numpy", "celery", "kombu", "worker", "cli")),
         ("shared.jobs.store", ("torch", "flask", "celery", "kombu", "numpy")),
         ("cli.main", ("torch", "flask", "celery", "sqlalchemy", "api", "worker")),
         ("worker.app", ("flask", "granian", "api", "cli")),

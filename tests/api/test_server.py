@@ -246,6 +246,7 @@ def test_events_arrive_while_the_job_lives(server: Server) -> None:
         assert time.monotonic() - began < 3
 
 
+@pytest.mark.slow
 @one_database
 def test_clients_that_send_their_bodies_slowly_hold_up_nobody_else(start: Callable[..., Server]) -> None:
     server = start(api_threads=2, api_streams=20)
@@ -263,6 +264,7 @@ def test_clients_that_send_their_bodies_slowly_hold_up_nobody_else(start: Callab
         assert connections[0].recv(65536).startswith(b"HTTP/1.1 202"), "it is answered when it is there"
 
 
+@pytest.mark.slow
 @one_database
 def test_a_watcher_who_leaves_gives_up_its_seat(start: Callable[..., Server]) -> None:
     server = start(api_threads=4)
@@ -281,6 +283,7 @@ def _status(server: Server, url: str) -> int:
         return answer.status_code
 
 
+@pytest.mark.slow
 @one_database
 def test_a_stopped_server_answers_those_who_wait_and_is_gone(start: Callable[..., Server]) -> None:
     server = start()
@@ -307,6 +310,7 @@ def test_a_stopped_server_answers_those_who_wait_and_is_gone(start: Callable[...
     assert server.process.output() == ""
 
 
+@pytest.mark.slow
 @one_database
 def test_a_killed_server_leaves_no_process_behind(start: Callable[..., Server]) -> None:
     server = start("--workers", "2")
@@ -329,6 +333,7 @@ def test_an_open_address_without_a_key_is_refused_with_the_cure(
     assert "qanvas keys create" in refused.said() and "Traceback" not in refused.said()
 
 
+@pytest.mark.slow
 @one_database
 def test_an_open_address_with_a_key_asks_for_it(start: Callable[..., Server], settings: Settings) -> None:
     _, secret = KeyStore(Database(settings.database_url)).create("test")
@@ -337,6 +342,7 @@ def test_an_open_address_with_a_key_asks_for_it(start: Callable[..., Server], se
     assert server.http.get("/v1/jobs", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
 
 
+@pytest.mark.slow
 @one_database
 def test_two_processes_share_the_work(start: Callable[..., Server]) -> None:
     server = start("--workers", "2")

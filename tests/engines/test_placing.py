@@ -99,6 +99,7 @@ def test_an_offloaded_model_does_its_other_tasks_and_shows_previews(
         assert difference(drawn, expected) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["model", "group"])
 def test_adapters_join_an_offloaded_model_and_its_jobs_still_wait_for_each_other(
     how: str, folder: Path, plain: LoadedPipeline, tmp_path: Path

@@ -214,6 +214,7 @@ class TestAdapters:
         ours = pixels(loaded, tmp_path, loras=[lora(loras, "oil", 0.75), lora(loras, "ink", 0.5)])
         assert np.array_equal(ours, np.asarray(expected))
 
+    @pytest.mark.slow
     def test_jobs_that_take_turns_keep_their_own_adapters(
         self, loaded: LoadedPipeline, loras: dict[str, str], tmp_path: Path
     ) -> None:

@@ -140,6 +140,7 @@ def test_progress_names_the_stages_in_order(whole: tuple[Recorder, Result]) -> N
     assert whole[0].previews
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "denoiser"])
 def test_a_training_resumed_after_a_drain_ends_with_the_same_weights(
     tmp_path: Path, whole: tuple[Recorder, Result], stage: str

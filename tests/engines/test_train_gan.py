@@ -63,6 +63,7 @@ def weights(result: Result) -> dict[str, torch.Tensor]:
     return load_file(result.model.folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_tiny_gan_learns_what_a_label_means(tmp_path: Path) -> None:
     result = GanTrainer().run(None, work(archive(tmp_path), 150), Recorder(tmp_path))
     assert result.value == {"steps": 150, "seconds": result.value and result.value["seconds"], "pictures": 16}
@@ -92,6 +93,7 @@ def test_the_strip_shows_the_training_from_its_first_step(tmp_path: Path) -> Non
         assert set(opened.namelist()) == {"config.json", "model.safetensors"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["logistic", "hinge"])
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path, loss: str) -> None:
     dataset = archive(tmp_path)

@@ -55,6 +55,7 @@ def weights(result: Result) -> dict[str, Any]:
     return load_file(result.model.folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_its_corpus_and_answers(tmp_path: Path) -> None:
     context = Recorder(tmp_path)
     result = TextTrainer().run(None, work(corpus(tmp_path), 120), context)

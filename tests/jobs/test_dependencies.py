@@ -170,6 +170,7 @@ def test_a_chain_of_a_thousand_fails_to_its_end(
     assert dependencies.settle() == []
 
 
+@pytest.mark.slow
 def test_a_thousand_jobs_go_on_after_one_and_one_after_a_thousand(
     store: JobStore, leases: Leases, dependencies: Dependencies
 ) -> None:

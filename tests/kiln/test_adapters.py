@@ -77,6 +77,7 @@ def test_two_adapters_and_none_at_once_draw_what_each_draws_alone_and_share_noth
     assert "shared" not in counts
 
 
+@pytest.mark.slow
 def test_the_same_adapters_and_weights_share_and_others_stay_apart(
     loaded: LoadedPipeline, wanted: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ class Small:
         return self.studio.together(jobs)
 
 
-@pytest.fixture(params=[says_torch, says_the_allocator])
+@pytest.fixture(params=[says_torch, pytest.param(says_the_allocator, marks=pytest.mark.slow)])
 def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Small]:
     folder = pipelines.save("sd", tmp_path)
     plain = load(folder)

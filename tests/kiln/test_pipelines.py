@@ -115,7 +115,14 @@ class Interrupted(Recorder):
         return super().share(call)
 
 
-@pytest.fixture(scope="module", params=list(ZOO))
+#: these are for every run; the others are slow
+USUAL = ("sd-ddim", "controlnet", "sdxl", "sd3", "pixart", "z-image", "wan")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in ZOO],
+)
 def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Each pipeline in turn, built once."""
     folder = tmp_path_factory.mktemp("zoo")
