@@ -85,7 +85,7 @@ def _check(settings: Settings) -> None:
     if not here:
         raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")
     for one in here:
-        click.echo(f"{one.id} on {one.device}, {len(one.running)} of {one.slots} slots taken")
+        click.echo(f"{one.id} on {one.device}: {len(one.running)} jobs, {one.slots} slots")
 
 
 def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError | MissingExtra:

@@ -1,0 +1,95 @@
+"""Storing what was computed takes as long as it takes; the device does not wait for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from shared.jobs.records import Job, Succeeded
+from shared.jobs.states import Status
+from shared.jobs.tables import jobs
+from tests.servers import wait_until
+from tests.worker.conftest import LEASE, Shop
+from worker.engines.base import Result
+from worker.house import House
+from worker.results import Results
+
+
+class SlowStorage:
+    """Holds what is to be stored until ``release``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stuck: list[str] = []
+        self.release = threading.Event()
+        store = Results.store
+
+        def wait(results: Results, job: Job, result: Result, load_seconds: float) -> Succeeded:
+            self.stuck.append(job.id)
+            assert self.release.wait(120)
+            return store(results, job, result, load_seconds)
+
+        monkeypatch.setattr(Results, "store", wait)
+
+
+@pytest.fixture
+def house(shop: Shop) -> Iterator[House]:
+    """A worker of one slot in this process, and nobody but the test takes its tickets."""
+    house = House(shop.settings.with_(slots=1))
+    house.open()
+    yield house
+    house.close()
+
+
+def _lease(shop: Shop, job_id: str) -> float:
+    """Until when the job is the worker's."""
+    with shop.database.read() as connection:
+        return float(
+            connection.execute(sa.select(jobs.c.lease_until).where(jobs.c.id == job_id)).scalar_one()
+        )
+
+
+def _ticket(house: House) -> threading.Thread:
+    thread = threading.Thread(target=house.runner.ticket, args=("default",))
+    thread.start()
+    return thread
+
+
+def test_the_next_job_computes_while_the_last_one_is_stored(
+    shop: Shop, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = SlowStorage(monkeypatch)
+    first, second, third = (shop.submit([shop.new(steps=2)], tickets=False)[0] for _ in range(3))
+    threads = [_ticket(house)]
+    try:
+        wait_until(lambda: storage.stuck == [first], 60, what="the first job to be stored")
+        threads.append(_ticket(house))
+        shop.wait_for_step(second, 2, 60)
+        assert shop.jobs.get(first).status is Status.RUNNING
+        # as many wait to be stored as there are slots; then nothing more is begun
+        threads.append(_ticket(house))
+        assert shop.jobs.get(third).status is Status.QUEUED
+        later = _lease(shop, first) + 2 * LEASE
+        wait_until(lambda: _lease(shop, first) > later, 60, what="the lease to be renewed")
+        assert shop.jobs.get(third).status is Status.QUEUED
+    finally:
+        storage.release.set()
+        for thread in threads:
+            thread.join()
+    assert [job.status for job in shop.wait_all([first, second, third])] == [Status.SUCCEEDED] * 3
+
+
+def test_a_house_that_closes_ends_what_was_computed(
+    shop: Shop, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = SlowStorage(monkeypatch)
+    job = shop.submit([shop.new(steps=2)], tickets=False)[0]
+    _ticket(house).join()
+    wait_until(lambda: storage.stuck == [job], 60, what="the job to be stored")
+    closing = threading.Thread(target=house.endings.close)
+    closing.start()
+    storage.release.set()
+    closing.join()
+    assert shop.jobs.get(job).status is Status.SUCCEEDED
