@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROMPT ?= a red apple
 TESTS  ?=
 # Half of the tests wait for servers and processes; each process of pytest starts its own.
-PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
+PARALLEL ?= -n logical --maxprocesses 4 --dist worksteal
 BIN    := .venv/bin
 # Tests start this code a hundred times over: it is compiled once, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
