@@ -15,7 +15,7 @@ from typing import Any, Self
 from shared.catalog import builtin
 from shared.catalog.models import Model
 from tests.kiln.studio import Quiet
-from worker.encode import encode_png
+from worker.encode import encode_preview
 from worker.engines.base import Device, Work
 from worker.engines.diffusion import DiffusionEngine
 from worker.kiln.devices import describe, memory_budget
@@ -61,7 +61,7 @@ class Drawing:
         firing, shown = self._kiln.submit(order, Quiet()), 0
         for notice in firing.notices():
             if isinstance(notice, Preview):
-                encode_png(notice.image, {})
+                encode_preview(notice.image)
                 shown += 1
         if firing.outcome is None or firing.outcome.error is not None:
             raise RuntimeError(f"a job failed: {firing.outcome and firing.outcome.trace}")

@@ -16,7 +16,7 @@ from shared.jobs.leases import Leases
 from shared.jobs.records import TRAINING_QUEUE, Job
 from shared.queue import Tickets
 from worker.checkpoints import Checkpoints
-from worker.encode import encode_png
+from worker.encode import encode_preview
 from worker.endings import Endings
 from worker.engines.base import Stopped, StopReason
 from worker.held import Held
@@ -152,7 +152,7 @@ class Runner:
             match notice:
                 case Preview(image):
                     data = {"url": f"/v1/jobs/{job.id}/preview"}
-                    self._events.publish(job.id, "preview", data, preview=encode_png(image, {}))
+                    self._events.publish(job.id, "preview", data, preview=encode_preview(image))
                 case Checkpoint(folder):
                     self._save(held, notice)
                     shutil.rmtree(folder, ignore_errors=True)
