@@ -55,7 +55,7 @@ def redis_url(valkey: Valkey) -> str:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("postgres")).start()
+    server = Postgres(tmp_path_factory.mktemp("postgres"), autovacuum=False).start()
     yield server
     server.stop()
 

@@ -10,7 +10,7 @@ from shared.database import Database
 from shared.jobs.tables import metadata
 from tests.servers import Postgres
 
-#: rows; where more were left, the dead ones would show in the next test's plans
+#: rows that tests may have left in a database, one after another; more dead ones would show in plans
 _MOST_LEFT = 500
 
 
@@ -24,21 +24,28 @@ class Databases:
         self._server = server
         self._template = template
         self._idle: deque[str] = deque()
+        #: by URL, how many rows were left in it so far
+        self._left: dict[str, int] = {}
 
     def borrow(self) -> str:
         """The URL of an empty database."""
         # the one given back last is left alone: its connections may still be closing
         while len(self._idle) > 1:
             used = self._idle.popleft()
+            left = self._left.pop(used)
             try:
                 url = self._server.rename(used)
             except sa.exc.OperationalError:  # somebody reconnects to it time and again
                 self._server.drop(used)
                 continue
-            if _is_as_new(url):
+            found = _renewed(url)
+            if found is not None and left + found <= _MOST_LEFT:
+                self._left[url] = left + found
                 return url
             self._server.drop(url)
-        return self._server.create(template=self._template)
+        url = self._server.create(template=self._template)
+        self._left[url] = 0
+        return url
 
     def give_back(self, url: str) -> None:
         """End what is connected to it, and keep it for a later test."""
@@ -49,14 +56,15 @@ class Databases:
         self._idle.append(url)
 
 
-def _is_as_new(url: str) -> bool:
-    """Whether the database, emptied by now, will plan statements as a new one does."""
+def _renewed(url: str) -> int | None:
+    """Empty the database; how many rows were left. None where it was analyzed: its plans would show that."""
+    known = "SELECT count(*) FROM pg_stat_user_tables NATURAL JOIN pg_class WHERE reltuples >= 0"
     database = Database(url)
     try:
-        known = "SELECT count(*) FROM pg_stat_user_tables NATURAL JOIN pg_class WHERE reltuples >= 0"
         with database.read() as connection:
-            was_analyzed = connection.exec_driver_sql(known).scalar_one() > 0
-        return emptied(database) <= _MOST_LEFT and not was_analyzed
+            if connection.exec_driver_sql(known).scalar_one():
+                return None
+        return emptied(database)
     finally:
         database.dispose()
 

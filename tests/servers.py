@@ -110,6 +110,8 @@ class Postgres:
     port: int = field(default_factory=free_port)
     #: wait for the disk at each commit, as in earnest
     fsync: bool = False
+    #: vacuum and analyze at times of its own, which may be the middle of a test of plans
+    autovacuum: bool = True
     process: subprocess.Popen[bytes] | None = None
     _count: int = 0
     _moved: bool = False
@@ -147,6 +149,7 @@ class Postgres:
         options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", str(self.port)]
         options += ["-c", "max_connections=200", "-c", "max_wal_size=4GB"]
         options += ["-c", f"fsync={'on' if self.fsync else 'off'}"]
+        options += ["-c", f"autovacuum={'on' if self.autovacuum else 'off'}"]
         self.process = children.start(
             [programs / "postgres", "-D", data, *options],
             log=self.folder / "postgres.log",

@@ -64,6 +64,7 @@ def test_each_aim_belongs_to_its_model_and_load() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_shown_by_model_in_a_table_and_a_plot(tmp_path: Path) -> None:
     subject = Subject("step-bound", "the model", object)
     systems = {name: Figures(10.0, 0.25, 0.5, 40) for name in ("sequential", "static", "kiln")}

@@ -324,6 +324,7 @@ def test_a_taken_port_is_refused_with_the_cure(server: Server, qanvas: Callable[
     assert "--port" in second.said() and "Traceback" not in second.said()
 
 
+@pytest.mark.slow
 @one_database
 def test_an_open_address_without_a_key_is_refused_with_the_cure(
     settings: Settings, qanvas: Callable[..., Qanvas]
