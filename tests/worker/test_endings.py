@@ -57,6 +57,7 @@ def _ticket(house: House) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_the_next_job_computes_while_the_last_one_is_stored(
     shop: Shop, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
