@@ -50,8 +50,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     metrics.install(app)
     problems.install(app)
     declared = operations()
+    paths = {operation.path for operation in declared}
     for operation in declared:
-        route(app, services, operation, {one.path for one in declared})
+        route(app, services, operation, paths)
     _pages(app, openapi.document(declared, VERSION))
     return app
 

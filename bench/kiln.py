@@ -1,4 +1,4 @@
-"""What sharing steps brings: ``python -m bench.kiln`` fills in docs/performance.md, in about ten minutes.
+"""What sharing steps brings: ``python -m bench.kiln`` fills in docs/performance.md, in about fifteen minutes.
 
 Requests arrive at random (Poisson) at 0.7, 1.5 and 3 times what calls one after the other can serve, all of
 equal steps or of mixed ones, for a step-bound model, for starter-image and for a compute-bound model (for
@@ -21,11 +21,9 @@ from bench.kiln_rounds import Lone, Measured, capacity, compare, lone, systems
 from bench.kiln_service import STEPS, Rate, Service
 from bench.kiln_service import compare as compare_service
 from bench.kiln_systems import MOST
-from bench.report import IMAGES, fill_in, machine
+from bench.report import IMAGES, fill_in, machine, on_device
 from worker.kiln.devices import describe, find_device
 
-#: what stands between these lines of the page is replaced; a GPU has lines and plots of its own
-BEGIN, END = "<!-- {part}: begin -->", "<!-- {part}: end -->"
 PARTS = ("step-bound", "starter-image", "compute-bound", "service")
 
 
@@ -61,14 +59,14 @@ def main(given: Sequence[str] | None = None) -> None:
         service = compare_service(device, count, rounds)
     took = f"The run took {(time.monotonic() - began) / 60:.1f} minutes."
     whole = options.only is None and not options.quick
-    part = "kiln" if device.name == "cpu" else "kiln-gpu"
+    part = on_device("kiln", device)
     page = _page(f"{said} {took}", measured, alone, service)
     print(page)
     with tempfile.TemporaryDirectory() as folder:
         drawn = plots(measured, part, IMAGES if whole else Path(folder))
     if whole:
         shown = [f"![{path.stem}: throughput and times by load](images/{path.name})" for path in drawn]
-        fill_in(BEGIN.format(part=part), END.format(part=part), "\n\n".join([page, *shown]))
+        fill_in(part, "\n\n".join([page, *shown]))
 
 
 def _page(said: str, measured: Sequence[Measured], alone: Lone | None, service: Service | None) -> str:

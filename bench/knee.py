@@ -18,13 +18,12 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from bench.kiln_models import denoiser
-from bench.report import fill_in, table
+from bench.report import fill_in, on_device, table
 from worker.engines.base import Device
 from worker.kiln.devices import describe, find_device
 from worker.kiln.meter import settle
 
 PAGE = Path(__file__).parents[1] / "docs" / "kiln.md"
-BEGIN, END = "<!-- {part}: begin -->", "<!-- {part}: end -->"
 BATCHES = (1, 2, 4, 8, 16)
 
 
@@ -49,8 +48,7 @@ def main(given: Sequence[str] | None = None) -> None:
         print(*rows[-1], sep=" | ", flush=True)
     text = f"On {describe(device)}:\n\n{table(rows)}"
     print(text)
-    part = "knee" if device.name == "cpu" else "knee-gpu"
-    fill_in(BEGIN.format(part=part), END.format(part=part), text, page=PAGE)
+    fill_in(on_device("knee", device), text, page=PAGE)
 
 
 def sizes(device: Device) -> Iterator[Size]:

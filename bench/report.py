@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.overhead import Figures
+    from worker.engines.base import Device
 
 _DOCS = Path(__file__).parents[1] / "docs"
 PAGE, IMAGES = _DOCS / "performance.md", _DOCS / "images"
 PLOT = IMAGES / "overhead.png"
-#: what stands between these lines of the page is replaced
-BEGIN, END = "<!-- overhead: begin -->", "<!-- overhead: end -->"
 
 _SHOWN = f"![Jobs per second of a full queue, and ms from submission to success](images/{PLOT.name})"
 
@@ -88,12 +87,23 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
 
 def write(text: str, found: Mapping[str, Figures]) -> None:
     """Put the tables into the page, and draw the plot."""
-    fill_in(BEGIN, END, f"{text}\n\n{_SHOWN}")
+    fill_in("overhead", f"{text}\n\n{_SHOWN}")
     _draw(found)
 
 
-def fill_in(begin: str, end: str, text: str, page: Path = PAGE) -> None:
-    """Put text between two marks of a page."""
+def marks(part: str) -> tuple[str, str]:
+    """The lines of a page between which such a part stands."""
+    return f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+
+
+def on_device(part: str, device: Device) -> str:
+    """The name of a part that a GPU has for itself, beside the CPU's."""
+    return part if device.name == "cpu" else f"{part}-gpu"
+
+
+def fill_in(part: str, text: str, page: Path = PAGE) -> None:
+    """Replace what stands between the marks of a part of the page."""
+    begin, end = marks(part)
     before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}")

@@ -24,8 +24,6 @@ from bench import load, report
 from bench.subjects import QanvasSubject
 from tests.servers import Valkey, wait_until
 
-BEGIN, END = "<!-- streams: begin -->", "<!-- streams: end -->"
-
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -164,7 +162,7 @@ def main() -> None:
     text = table(options.streams, run(options.streams, rounds, submits), machine)
     print(text)
     if not options.quick:
-        report.fill_in(BEGIN, END, text)
+        report.fill_in("streams", text)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import itertools
 import logging
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from shared.chunks import in_chunks
 from shared.errors import Unavailable
 from shared.redis import connect, kombu_url
 from shared.settings import Settings
@@ -130,8 +132,8 @@ class Tickets:
     def _publish(self, pending: Counter[str]) -> None:
         for queue, count in pending.items():
             ticket = _ticket(self._settings, queue)
-            for start in range(0, count, _BATCH):
-                self._redis.lpush(queue_name(queue), *ticket.copies(min(_BATCH, count - start)))
+            for some in in_chunks(ticket.copies(count), _BATCH):
+                self._redis.lpush(queue_name(queue), *some)
 
 
 class _Ticket:
@@ -155,10 +157,10 @@ class _Ticket:
         """Kombu hands over what it would send."""
         self._payload = payload
 
-    def copies(self, count: int) -> list[str]:
+    def copies(self, count: int) -> Iterator[str]:
         """Tickets are anonymous, even their id is the same; but a worker tells its deliveries apart."""
         numbers = itertools.islice(self._numbers, count)
-        return [f"{self._before}-{number}{self._after}" for number in numbers]
+        return (f"{self._before}-{number}{self._after}" for number in numbers)
 
 
 @lru_cache(maxsize=4)

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import transformers
 
+from shared.chunks import in_chunks
 from starters.glosses import (
     NEVER,
     PHRASINGS,
@@ -61,8 +62,8 @@ class Writer:
     def go_on(self, prompts: Sequence[str]) -> list[str]:
         """What it writes behind each prompt, to its end token or the end of the line."""
         written: list[str] = []
-        for start in range(0, len(prompts), BATCH):
-            given = self._tokenizer(list(prompts[start : start + BATCH]), return_tensors="pt", padding=True)
+        for some in in_chunks(prompts, BATCH):
+            given = self._tokenizer(some, return_tensors="pt", padding=True)
             made = self._model.generate(**given, max_new_tokens=MOST_TOKENS, do_sample=False)
             texts = self._tokenizer.batch_decode(
                 made[:, given["input_ids"].shape[1] :], skip_special_tokens=True

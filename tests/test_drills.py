@@ -9,9 +9,10 @@ import pytest
 
 from bench.drills import work
 from bench.drills.drill import judge
+from bench.report import marks
 from tests.drills.audit import Findings
 from tests.drills.drill import Report
-from tests.drills.report import BEGIN, END, PAGE, text
+from tests.drills.report import PAGE, PART, text
 
 IDS = ["a", "b", "c"]
 
@@ -53,4 +54,5 @@ def test_our_own_drill_has_its_place_in_the_page_with_every_count() -> None:
     assert text([report], "2 CPUs.").splitlines()[-1] == (
         "| sqlite, 7 | 300 | API killed 2, requests repeated 5 | 1 | 2 | 0 | 3 | 61 |"
     )
-    assert PAGE.read_text().count(BEGIN) == PAGE.read_text().count(END) == 1
+    begin, end = marks(PART)
+    assert PAGE.read_text().count(begin) == PAGE.read_text().count(end) == 1

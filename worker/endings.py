@@ -66,7 +66,6 @@ class Endings:
     ) -> None:
         """``most``: jobs that may be on their way to their end at once."""
         self._worker_id = worker_id
-        self._leases = leases
         self._jobs = jobs
         self._keeper = keeper
         self._results = results
@@ -77,7 +76,7 @@ class Endings:
         self._aftermath = aftermath
         self._places = threading.BoundedSemaphore(most)
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="ending")
-        self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(self._leases.finish)
+        self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(leases.finish)
 
     def end(self, held: Held, outcome: Outcome) -> None:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not
@@ -129,7 +128,7 @@ class Endings:
             if ending.traceback is not None and ending.type == "internal":
                 log.warning("%s", ending.traceback)
         try:
-            ended = None if ending is None else self._write(Finish(job.id, job.attempt, ending), held)
+            ended = None if ending is None else self._write(Finish(job.id, job.attempt, ending))
         except Unavailable as error:
             # it may have been written all the same: its files stay, and upkeep removes them with the lease
             log.error("nobody could be told how %s ended, it runs again: %s", job.id, error)
@@ -150,7 +149,7 @@ class Endings:
             if ended.is_terminal and held.has_checkpoint:
                 self._checkpoints.forget(job.id)
 
-    def _write(self, finish: Finish, held: Held) -> Job | None:
+    def _write(self, finish: Finish) -> Job | None:
         """The job as it is now; None when it is not this worker's any more.
 
         Raises Unavailable when the database stays away for long."""

@@ -11,11 +11,8 @@ from sqlalchemy.engine import Connection
 from shared.database import Database
 from shared.ids import Kind, first_id, is_id
 from shared.jobs.files import JOB_INPUT
-from shared.jobs.states import TERMINAL, Status
+from shared.jobs.states import GOING_ON
 from shared.jobs.tables import files, going_on, job_inputs, jobs, models, outputs
-
-#: statuses in which a job may still read its inputs
-_LIVE = [status for status in Status if status not in TERMINAL]
 
 
 def references(value: Any) -> frozenset[str]:
@@ -72,7 +69,7 @@ def _in_use(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     """Whether a job that has not ended names the id in one of these columns."""
     named = sa.or_(*(job_inputs.c.reference == column for column in columns))
     reader = jobs.alias("reader")
-    live = reader.c.status.in_([status.value for status in _LIVE])
+    live = reader.c.status.in_([status.value for status in GOING_ON])
     return sa.exists(
         sa.select(sa.literal(1))
         .select_from(job_inputs.join(reader, reader.c.id == job_inputs.c.job_id))

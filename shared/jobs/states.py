@@ -18,6 +18,8 @@ class Status(StrEnum):
 
 
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.EXPIRED})
+#: the others, in order
+GOING_ON = tuple(status for status in Status if status not in TERMINAL)
 
 
 @dataclass(frozen=True, slots=True)

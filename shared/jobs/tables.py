@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from shared.jobs.states import TERMINAL, Status
+from shared.jobs.states import GOING_ON, TERMINAL, Status
 
 metadata = sa.MetaData(
     naming_convention={
@@ -81,7 +81,7 @@ shown_status: sa.ColumnElement[str] = sa.case(
 )
 
 #: has not ended
-going_on = status_in(*(status for status in Status if status not in TERMINAL))
+going_on = status_in(*GOING_ON)
 _queued = status_in(Status.QUEUED)
 #: queued, and where claims see it
 claimable: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("NOT aside"))
