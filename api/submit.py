@@ -97,7 +97,7 @@ def _taken_back(inputs: Inputs) -> Any:
 
 def _new(services: Services, tenant: str, body: Mapping[str, Any], inputs: Inputs) -> NewJob:
     model = services.catalog.resolve(body.get("model"), body.get("task"), tenant)
-    values = services.catalog.check_input(model, body.get("input", {}))
+    values = services.catalog.check_input(model, body.get("input", {}), tenant=tenant)
     values = inputs.settle(model.input_schema, values, "/input")
     reads = inputs.take_reads()
     return NewJob(

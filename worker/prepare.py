@@ -103,10 +103,13 @@ class Preparer:
         return replace(model, options=options)
 
     def _input(self, job: Job, model: Model, folder: Path, fetch: Fetch, bring: Bring) -> dict[str, Any]:
-        """The input as the engine reads it: files and adapters are local paths, pictures are opened."""
+        """The input as the engine reads it: files, adapters and models are local paths, pictures opened."""
         given = with_pictures(self._local_input(job, model, folder, bring), model.input_schema)
         if loras := given.get("loras"):
             given["loras"] = [{**lora, "path": str(_lora(model, lora["name"], fetch))} for lora in loras]
+        if (base := given.get("base_model")) is not None:
+            folder_of_base = fetch(self._catalog.base(base, job.tenant))
+            given["base_model"] = {"name": base, "path": str(folder_of_base)}
         return given
 
     def _local_input(self, job: Job, model: Model, folder: Path, bring: Bring) -> dict[str, Any]:

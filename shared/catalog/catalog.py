@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from shared.catalog import builtin, operator
+from shared.catalog import bases, builtin, operator
 from shared.catalog.check import InputCheck
 from shared.catalog.entries import from_entry
 from shared.catalog.models import Folder, Model
@@ -72,7 +72,9 @@ class Catalog:
             )
         return next((each for each in fitting if self.state(each) == "ready"), fitting[0])
 
-    def check_input(self, model: Model, given: object, pointer: str = "/input") -> dict[str, Any]:
+    def check_input(
+        self, model: Model, given: object, pointer: str = "/input", tenant: str = "default"
+    ) -> dict[str, Any]:
         """The input, valid, with defaults filled in and the seed drawn. Raises InvalidInput, each fault below
         ``pointer``."""
         schema = model.input_schema
@@ -88,7 +90,16 @@ class Catalog:
             raise InvalidInput([_with_task(model, fault, pointer) for fault in error.errors]) from None
         if model.task in TRAININGS and checked["name"] in self._fixed:
             raise InvalidInput.at(f"{pointer}/name", "is a model of this server already; choose another name")
+        if model.task in TRAININGS and (base := checked.get("base_model")) is not None:
+            self.base(base, tenant, f"{pointer}/base_model")
         return checked
+
+    def base(self, model_id: str, tenant: str, pointer: str = "/input/base_model") -> Model:
+        """The model that a training goes on from. Raises InvalidInput for one that it cannot go on from."""
+        found = self._known(model_id, tenant, pointer)
+        if fault := bases.unfit(found):
+            raise InvalidInput.at(pointer, fault)
+        return found
 
     def state(self, model: Model) -> Literal["ready", "missing"]:
         """``missing``: the folder that the model comes from is not here. What comes from the hub or from the
@@ -96,14 +107,18 @@ class Catalog:
         away = isinstance(model.source, Folder) and not Path(model.source.path).is_dir()
         return "missing" if away else "ready"
 
-    def _named(self, model_id: str, task: str | None, tenant: str) -> Model:
+    def _known(self, model_id: str, tenant: str, pointer: str) -> Model:
+        """Raises InvalidInput pointing at where it was named."""
         try:
-            found = self.get(model_id, tenant)
+            return self.get(model_id, tenant)
         except NotFound:
             hint = did_you_mean(model_id, [each.id for each in self.list(tenant)])
             raise InvalidInput.at(
-                "/model", f"there is no such model{hint}; GET /v1/models lists those there are"
+                pointer, f"there is no such model{hint}; GET /v1/models lists those there are"
             ) from None
+
+    def _named(self, model_id: str, task: str | None, tenant: str) -> Model:
+        found = self._known(model_id, tenant, "/model")
         if task is not None and task not in found.schemas:
             hint = "leave the task out, or say that" if not found.also else "give one of these"
             raise InvalidInput.at("/task", f"model {found.id} does {', '.join(found.schemas)}; {hint}")

@@ -29,6 +29,7 @@ class InputCheck:
         properties: Mapping[str, Any] = schema.get("properties", {})
         defaults = {name: prop["default"] for name, prop in properties.items() if "default" in prop}
         self._defaults = defaults
+        self._ruled_out = _ruled_out(schema)
         self._shared = [name for name, value in defaults.items() if isinstance(value, list | dict)]
         self._whole = frozenset(name for name, prop in properties.items() if prop.get("type") == "integer")
         seed = properties.get("seed")
@@ -51,6 +52,9 @@ class InputCheck:
         complete = {**self._defaults, **given}
         for name in self._shared:
             complete[name] = copy.deepcopy(complete[name])
+        for name in self._ruled_out.keys() & given.keys():
+            for other in self._ruled_out[name]:
+                complete.pop(other, None)
         for name, value in given.items():
             if type(value) is float and name in self._whole:
                 complete[name] = int(value)  # JSON Schema lets 64.0 pass for 64
@@ -65,6 +69,14 @@ class InputCheck:
             for fault in faults(error, self._schema, pointer):
                 found.setdefault(fault.pointer, fault)
         return list(found.values())[:MAX_FAULTS]
+
+
+def _ruled_out(schema: Mapping[str, Any]) -> dict[str, list[str]]:
+    """For each input those that cannot be given beside it: their defaults do not hold then either."""
+    return {
+        name: [other for other, allowed in rule.get("properties", {}).items() if allowed is False]
+        for name, rule in schema.get("dependentSchemas", {}).items()
+    }
 
 
 def _oddities(value: object, pointer: str, depth: int) -> Iterator[FieldError]:

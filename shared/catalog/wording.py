@@ -41,6 +41,8 @@ def faults(error: ValidationError, schema: Mapping[str, Any], pointer: str) -> I
             for name in names[:NAMED]:
                 detail = f"is not known here{did_you_mean(name, known)}; known are {_listed(known)}"
                 yield FieldError(f"{at}/{escape(_shortened(name))}", detail)
+        case ValidationErrorKind.FalseSchema():
+            yield FieldError(at, f"cannot be given{_beside(error.schema_path)}; leave it out")
         case ValidationErrorKind.OneOfNotValid() | ValidationErrorKind.OneOfMultipleValid() if (
             names := _alternatives(parent.get("oneOf", ()))
         ):
@@ -161,6 +163,12 @@ def _alternatives(choices: Sequence[Mapping[str, Any]]) -> list[str]:
     if choices and all(list(choice) == ["required"] for choice in choices):
         return [" and ".join(choice["required"]) for choice in choices]
     return []
+
+
+def _beside(path: Sequence[str | int]) -> str:
+    """`` beside …``: the input that rules out the one at a path of the schema, if one does."""
+    rule = next((index for index, part in enumerate(path) if part == "dependentSchemas"), None)
+    return "" if rule is None else f" beside {path[rule + 1]}"
 
 
 def _below(schema: Mapping[str, Any], path: Iterable[str | int]) -> Mapping[str, Any]:

@@ -55,7 +55,7 @@ class Workshop:
         return result
 
 
-def test_a_trained_model_redraws_and_inpaints_as_the_catalog_says(
+def test_a_trained_model_redraws_inpaints_and_is_trained_further_as_the_catalog_says(
     api: Api, services: Services, tmp_path: Path
 ) -> None:
     workshop = Workshop(services, tmp_path)
@@ -78,6 +78,20 @@ def test_a_trained_model_redraws_and_inpaints_as_the_catalog_says(
         assert api.post("/v1/jobs", body).status_code == 202
         [image] = workshop.run("default").outputs
         assert isinstance(image, Image) and image.pixels.shape == (16, 16, 3)
+
+    further: dict[str, Any] = {"dataset": dataset, "name": "squares-more", "base_model": "squares"}
+    given = {**further, "steps": 2, "batch_size": 2, "prompts": ["red square"]}
+    job = api.submit(model="train-diffusion", input=given)
+    assert "size" not in job["input"], "it is the model's"
+    workshop.run(TRAINING_QUEUE)
+    again: Any = api.get("/v1/models/squares-more").json
+    assert again["input_schemas"] == model["input_schemas"]
+    assert again["description"] == "squares, trained further on 3 captioned pictures."
+    refused = api.post("/v1/jobs", {"model": "train-diffusion", "input": {**further, "base_model": "square"}})
+    assert faults(refused) == {
+        "/input/base_model": "there is no such model; did you mean 'squares'?; GET /v1/models lists those "
+        "there are"
+    }
 
     skipped = {"model": "squares", "input": {"prompt": "red square", "clip_skip": 2}}
     assert faults(api.post("/v1/jobs", skipped)) == {

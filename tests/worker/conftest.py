@@ -57,7 +57,7 @@ class Shop:
             task=entry.task,
             model=entry.id,
             queue=entry.queue,
-            input=self.catalog.check_input(entry, given),
+            input=self.catalog.check_input(entry, given, tenant=tenant),
             **settings,
         )
 

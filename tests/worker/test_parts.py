@@ -9,14 +9,16 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from shared.catalog.builtin import starter_folder
 from shared.catalog.catalog import Catalog
-from shared.errors import ConfigurationError, JobError, ModelUnavailable, Unavailable
+from shared.errors import ConfigurationError, InvalidInput, JobError, ModelUnavailable, Unavailable
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
 from shared.storage.files import FileStorage
@@ -305,6 +307,23 @@ class TestPicturesAndAdapters:
     ) -> None:
         with pytest.raises(ModelUnavailable, match=r"LoRA both has 2 files of weights .* leave one there"):
             self.order(shop, preparer, tmp_path / "s", "text-to-image", loras=[{"name": "both"}])
+
+
+@one_database
+def test_what_a_training_goes_on_from_comes_as_a_folder_and_is_looked_at_once_more(
+    shop: Shop, tmp_path: Path
+) -> None:
+    files = FileStore(shop.database)
+    preparer = Preparer(shop.settings, shop.catalog, shop.storage, files, shop.jobs)
+    given = {"dataset": "data:application/zip;base64,UEs=", "name": "mine", "base_model": "starter-image"}
+    new = shop.new(model="train-diffusion", **given)
+    gone = replace(new, input={**new.input, "base_model": "replaced-by-no-model"})
+    first, second = (shop.jobs.get(job_id) for job_id in shop.submit([new, gone], tickets=False))
+    order = preparer.order(first, tmp_path / "a", lambda progress: None)
+    path = str(starter_folder("image"))
+    assert order.work.input["base_model"] == {"name": "starter-image", "path": path}
+    with pytest.raises(InvalidInput, match="/input/base_model: there is no such model"):
+        preparer.order(second, tmp_path / "b", lambda progress: None)
 
 
 @pytest.mark.parametrize("name", list(ENGINES))

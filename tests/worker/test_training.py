@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 
 from shared.jobs.states import Status
+from tests.engines.test_train_diffusion import TINY, squares
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
 
@@ -84,3 +86,26 @@ def test_training_that_is_handed_back_goes_on_where_it_was(shop: Shop) -> None:
     again = next(place for place, event in enumerate(events) if event.data.get("attempt") == 2)
     trained = [event.data["step"] for event in events[again:] if event.data.get("stage") == "train"]
     assert trained[0] >= 20, "it began anew"
+
+
+def test_a_training_goes_on_from_a_trained_model_and_after_a_stop_from_its_checkpoint(
+    shop: Shop, tmp_path: Path
+) -> None:
+    dataset = "data:application/zip;base64," + base64.b64encode(squares(tmp_path).read_bytes()).decode()
+    first = shop.worker(drain_seconds=60.0, lease_seconds=LEASE)
+    begun = shop.wait(shop.draw(model="train-diffusion", dataset=dataset, **TINY | {"name": "squares"}), 120)
+    assert begun.status is Status.SUCCEEDED, begun.error
+    further = {"name": "squares-more", "base_model": "squares", "steps": 300, "batch_size": 2}
+    job_id = shop.draw(model="train-diffusion", dataset=dataset, prompts=["red square"], **further)
+    shop.wait_for_step(job_id, 20, 120)
+    assert first.stop(60) == 0
+    shop.worker(lease_seconds=LEASE)
+    job = shop.wait(job_id, 240)
+    assert job.status is Status.SUCCEEDED, job.error
+    assert job.attempt == 2
+    events = shop.events.read(job_id)
+    again = next(place for place, event in enumerate(events) if event.data.get("attempt") == 2)
+    trained = [event.data["step"] for event in events[again:] if event.data.get("stage") == "denoiser"]
+    assert trained[0] >= 20, "it began anew"
+    assert "autoencoder" not in {event.data.get("stage") for event in events}
+    assert shop.catalog.get("squares-more").description.startswith("squares, trained further")

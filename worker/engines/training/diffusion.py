@@ -1,12 +1,14 @@
 """Trains a small text-to-image model from captioned pictures.
 
-Four stages: an autoencoder, a tokenizer from the captions, every picture as latents, and the denoiser. The
-result is a ``StableDiffusionPipeline`` folder in float16 safetensors, which runs like any other pipeline.
+Four stages: an autoencoder, a tokenizer from the captions, every picture as latents, and the denoiser; where
+the training goes on from a model, the first two are that model's. The result is a ``StableDiffusionPipeline``
+folder in float16 safetensors, which runs like any other pipeline.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from worker.engines.memory import memory_errors
 from worker.engines.training import diffusion_nets as nets
 from worker.engines.training.common import Budget, Keeper, Loop, autocast, keep_heap
 from worker.engines.training.dataset import Pictures, read_pictures
+from worker.engines.training.diffusion_base import Base, open_base
 from worker.engines.training.diffusion_losses import (
     batch_of,
     denoising_loss,
@@ -35,6 +38,8 @@ from worker.engines.training.pictures import grid, zip_folder
 PREVIEWS = 10  #: how often a stage shows what it can do so far
 PREVIEW_STEPS = 15
 GUIDANCE = 3.0
+#: in a checkpoint, the inputs that the model settled which the training went on from
+_SETTLED = "settled.json"
 
 
 class DiffusionTrainer:
@@ -49,27 +54,50 @@ class DiffusionTrainer:
     def run(self, loaded: None, work: Work, context: Context) -> Result:
         """The trained folder as a model and as ``model.zip``, and a grid of samples.
 
-        Raises InvalidInput for an archive that cannot be trained on."""
+        Raises InvalidInput for an archive that cannot be trained on, and a model that was not made so."""
         keep_heap()
         context.boundary(Progress("dataset", 0))
-        pictures = read_pictures(Path(work.input["dataset"]), work.input["size"])
+        base, settled = _gone_on_from(work.input, context.resume)
+        given = {**work.input, **settled}
+        pictures = read_pictures(Path(given["dataset"]), given["size"])
         with memory_errors("training; a smaller batch_size or narrower channels need less"):
-            return _Training(work.input, pictures, context).run()
+            return _Training(given, settled, base, pictures, context).run()
+
+
+def _gone_on_from(given: Mapping[str, Any], resume: Path | None) -> tuple[Base | None, Mapping[str, Any]]:
+    """The model that the training begins with, if with one, and the inputs which that settles.
+
+    A training that has begun has all it needs in its checkpoint, whatever became of the model."""
+    if (named := given.get("base_model")) is None:
+        return None, {}
+    if resume is not None and (kept := resume / _SETTLED).is_file():
+        return None, json.loads(kept.read_text("utf-8"))
+    base = open_base(named["name"], Path(named["path"]))
+    return base, base.inputs
 
 
 class _Training:
     """One attempt. A checkpoint holds the finished parts, and the loop of the one in progress."""
 
-    def __init__(self, given: Mapping[str, Any], pictures: Pictures, context: Context) -> None:
-        self._given, self._pictures, self._context = given, pictures, context
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        settled: Mapping[str, Any],
+        base: Base | None,
+        pictures: Pictures,
+        context: Context,
+    ) -> None:
+        self._given, self._settled, self._base = given, settled, base
+        self._pictures, self._context = pictures, context
         self._device = context.device.name
         self._keeper = Keeper(context)
 
     def run(self) -> Result:
         vae = self._autoencoder()
         tokens = self._tokenizer()
-        unet, text = self._denoiser(vae, tokens, self._latents(vae))
-        return self._result(vae, tokens, unet, text)
+        scheduler = self._scheduler()
+        unet, text = self._denoiser(vae, tokens, scheduler, self._latents(vae))
+        return self._result(nets.pipeline(vae, text, tokens, unet, scheduler))
 
     def _left(self, part: str) -> Path | None:
         """What an earlier attempt left of a part."""
@@ -82,6 +110,8 @@ class _Training:
         given = self._given
         if finished := self._left("vae"):
             return nets.saved_autoencoder(finished).to(self._device).eval()
+        if self._base is not None:
+            return self._base.vae.to(self._device).eval()
         torch.manual_seed(given["seed"])
         vae = nets.autoencoder(given).to(self._device, memory_format=torch.channels_last)
         budget = Budget(
@@ -133,6 +163,8 @@ class _Training:
     def _tokenizer(self) -> Net:
         if finished := self._left("tokenizer"):
             return nets.saved_tokenizer(finished)
+        if self._base is not None:
+            return self._base.tokens
         self._context.boundary(Progress("tokenizer", 0))
         return nets.tokenizer(itertools.chain.from_iterable(self._pictures.captions), self._given)
 
@@ -148,11 +180,23 @@ class _Training:
 
     # 4: noise and text → latents
 
-    def _denoiser(self, vae: Net, tokens: Net, latents: Tensor) -> tuple[Net, Net]:
+    def _scheduler(self) -> Net:
+        if kept := self._left("scheduler"):
+            return nets.saved_scheduler(kept)
+        return nets.scheduler() if self._base is None else self._base.scheduler
+
+    def _beginning(self, tokens: Net) -> tuple[Net, Net]:
+        """The denoiser and the text encoder as they are before the first step."""
+        if self._base is not None:
+            unet, text = self._base.unet, self._base.text
+        else:
+            torch.manual_seed(self._given["seed"])
+            unet, text = nets.denoiser(self._given), nets.text_encoder(self._given, tokens)
+        return unet.to(self._device, memory_format=torch.channels_last), text.to(self._device)
+
+    def _denoiser(self, vae: Net, tokens: Net, scheduler: Net, latents: Tensor) -> tuple[Net, Net]:
         given = self._given
-        torch.manual_seed(given["seed"])
-        unet = nets.denoiser(given).to(self._device, memory_format=torch.channels_last)
-        text = nets.text_encoder(given, tokens).to(self._device)
+        unet, text = self._beginning(tokens)
         budget = Budget(
             steps=given["steps"],
             minutes=given["minutes"],
@@ -163,7 +207,7 @@ class _Training:
         loop = Loop({"unet": unet, "text": text}, budget, given["seed"])
         if begun := self._left("denoiser"):
             loop.restore(begun)
-        alphas = nets.scheduler().alphas_cumprod.to(self._device)
+        alphas = scheduler.alphas_cumprod.to(self._device)
         ids = [nets.token_ids(tokens, captions) for captions in self._pictures.captions]
         empty = nets.token_ids(tokens, [""])[0]
         shown = _Shown(loop)
@@ -178,11 +222,14 @@ class _Training:
         def after() -> None:
             if shown.due():
                 with loop.averaged():
-                    self._context.preview(self._samples(nets.pipeline(vae, text, tokens, unet)))
+                    self._context.preview(self._samples(nets.pipeline(vae, text, tokens, unet, scheduler)))
 
         def write(folder: Path) -> None:
             vae.save_pretrained(folder / "vae")
             tokens.save_pretrained(folder / "tokenizer")
+            scheduler.save_pretrained(folder / "scheduler")
+            if self._settled:
+                (folder / _SETTLED).write_text(json.dumps(self._settled), "utf-8")
             loop.save(folder / "denoiser")
 
         if loop.step == 0:
@@ -212,11 +259,10 @@ class _Training:
 
     # the end: a folder that any diffusers can load
 
-    def _result(self, vae: Net, tokens: Net, unet: Net, text: Net) -> Result:
-        made = nets.pipeline(vae, text, tokens, unet)
+    def _result(self, made: Net) -> Result:
         samples = self._samples(made)
         folder = self._context.scratch / "model"
-        for part in (vae, unet, text):
+        for part in (made.vae, made.unet, made.text_encoder):
             part.half()
         made.save_pretrained(folder)
         archive = zip_folder(folder, self._context.scratch / "model.zip")
@@ -229,9 +275,14 @@ class _Training:
                 engine="diffusion",
                 input_schema=schema,
                 also=dict(others),
-                description=f"Trained on {len(self._pictures)} captioned pictures.",
+                description=self._description(),
             ),
         )
+
+    def _description(self) -> str:
+        named = self._given.get("base_model")
+        begun = f"{named['name']}, trained further" if named else "Trained"
+        return f"{begun} on {len(self._pictures)} captioned pictures."
 
 
 class _Shown:

@@ -111,13 +111,13 @@ def scheduler() -> Net:
     )
 
 
-def pipeline(vae: Net, text: Net, tokens: Net, unet: Net) -> Net:
+def pipeline(vae: Net, text: Net, tokens: Net, unet: Net, scheduler: Net) -> Net:
     made = _diffusers.StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
         tokenizer=tokens,
         unet=unet,
-        scheduler=scheduler(),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -141,3 +141,7 @@ def saved_autoencoder(folder: Path) -> Net:
 
 def saved_tokenizer(folder: Path) -> Net:
     return _transformers.CLIPTokenizer.from_pretrained(folder)
+
+
+def saved_scheduler(folder: Path) -> Net:
+    return _diffusers.DDIMScheduler.from_pretrained(folder)
