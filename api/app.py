@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, redirect
@@ -15,6 +16,14 @@ from api.services import Services
 from shared.settings import Settings
 
 VERSION = "0.1.0"
+
+
+class _App(Flask):
+    """Flask, where nothing is asynchronous: it would look at each function again for every request."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
 
 GROUPS: tuple[Group, ...] = (
     jobs.group,
@@ -41,7 +50,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     are answered with a 503.
     """
     services = Services(settings or Settings.from_env())
-    app = Flask("qanvas", static_folder=None, template_folder=None)
+    app = _App("qanvas", static_folder=None, template_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     app.extensions["qanvas"] = services

@@ -38,6 +38,7 @@ class Metrics:
             buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 60),
             registry=self.registry,
         )
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.registry.register(self)
 
     def install(self, app: Flask) -> None:
@@ -49,11 +50,19 @@ class Metrics:
 
         @app.after_request
         def count(response: Response) -> Response:
-            operation = request.endpoint or "none"
-            self._requests.labels(operation, str(response.status_code)).inc()
-            if "began" in g:
-                self._seconds.labels(operation).observe(time.perf_counter() - g.began)
+            answered, seconds = self._of(request.endpoint or "none", response.status_code)
+            answered.inc()
+            if (began := g.get("began")) is not None:
+                seconds.observe(time.perf_counter() - began)
             return response
+
+    def _of(self, operation: str, status: int) -> tuple[Counter, Histogram]:
+        """What counts these requests; looked up once, as that costs more than counting."""
+        found = self._children.get((operation, status))
+        if found is None:
+            found = self._requests.labels(operation, str(status)), self._seconds.labels(operation)
+            self._children[operation, status] = found
+        return found
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format. Raises Unavailable."""

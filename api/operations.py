@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
 from werkzeug.routing import BaseConverter, Map
 
 from api import auth, body
@@ -131,15 +132,16 @@ def route(app: Flask, services: Services, operation: Operation, paths: Collectio
     limit = services.settings.max_body_bytes
 
     def view(**path: str) -> Response:
-        caller = auth.check(services, request, operation.scope)
+        asked: Request = request_ctx.request  # the proxy would look for it at each use
+        caller = auth.check(services, asked, operation.scope)
         if operation.scope is not None:
             services.limits.request(caller)
-        values = query.read(request)
+        values = query.read(asked)
         content = None
         if schema is not None:
-            content = body.read_json(request, limit)
+            content = body.read_json(asked, limit)
             schema.check(content)
-        return operation.handler(Call(services, request, caller, values, content), **path)
+        return operation.handler(Call(services, asked, caller, values, content), **path)
 
     app.url_map.converters.setdefault("name", _Name)
     app.add_url_rule(

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Response
+from werkzeug.datastructures import Headers
 
 from shared.catalog.models import Model
 from shared.catalog.references import with_references
+from shared.compact import to_json
 from shared.jobs.attempts import Attempt
 from shared.jobs.files import FileRecord
 from shared.jobs.outbox import Delivery
 from shared.jobs.present import time
 from shared.jobs.records import QueueDepth, Worker
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class _Document(Response):
+    """Its headers are complete as they are made: paths in ASCII, and the length. Werkzeug goes over them once
+    more for every response, which took a tenth of a submission without its commit."""
+
+    default_mimetype = "application/json"
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        return self.headers if self.status_code in (200, 201, 202) else super().get_wsgi_headers(environ)
+
 
 def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON response."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    response = Response(text, status, mimetype="application/json")
-    if headers:
-        response.headers.extend(dict(headers))
-    return response
+    """A JSON response; ``headers`` are in ASCII."""
+    return _Document(to_json(document).encode(), status, headers)
 
 
 def file(record: FileRecord) -> dict[str, Any]:

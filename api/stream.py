@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 from api.services import Services
 from api.waiting import present_job
+from shared.compact import to_json
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.events import Event
 from shared.jobs.records import Job
@@ -132,5 +132,5 @@ def _order(event_id: str) -> tuple[int, int]:
 
 
 def _frame(event_id: str, kind: str, data: Any) -> bytes:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = to_json(data)
     return f"id: {event_id}\nevent: {kind}\ndata: {text}\n\n".encode()

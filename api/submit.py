@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -40,8 +39,7 @@ def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency
     services.limits.submission(auth.caller())
     inputs = Inputs(services, tenant)
     with _taken_back(inputs):
-        new = _new(services, tenant, body, inputs)
-        new = replace(new, idempotency_key=idempotency_key, fingerprint=fingerprint)
+        new = _new(services, tenant, body, inputs, idempotency_key, fingerprint)
         accepted = services.writer.call(new)
     if accepted.replayed:
         inputs.discard()
@@ -95,7 +93,14 @@ def _taken_back(inputs: Inputs) -> Any:
         raise
 
 
-def _new(services: Services, tenant: str, body: Mapping[str, Any], inputs: Inputs) -> NewJob:
+def _new(
+    services: Services,
+    tenant: str,
+    body: Mapping[str, Any],
+    inputs: Inputs,
+    idempotency_key: str | None = None,
+    fingerprint: str | None = None,
+) -> NewJob:
     model = services.catalog.resolve(body.get("model"), body.get("task"), tenant)
     values = services.catalog.check_input(model, body.get("input", {}), tenant=tenant)
     values = inputs.settle(model.input_schema, values, "/input")
@@ -116,6 +121,8 @@ def _new(services: Services, tenant: str, body: Mapping[str, Any], inputs: Input
         group=body.get("group"),
         metadata=body.get("metadata", {}),
         webhook=webhooks.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
+        idempotency_key=idempotency_key,
+        fingerprint=fingerprint,
     )
 
 

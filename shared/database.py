@@ -6,12 +6,10 @@ not depend on the clocks of workers.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, Oper
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from shared.compact import to_json
 from shared.errors import ConfigurationError, MissingExtra, Unavailable
 
 #: seconds a SQLite writer waits for another before it gives up
@@ -126,15 +125,12 @@ def _alembic(connection: Connection) -> Any:
     return config
 
 
-_json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
-
-
 def _sqlite(url: sa.URL) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
-        json_serializer=_json,
+        json_serializer=to_json,
         pool_size=16,
         max_overflow=64,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -167,7 +163,7 @@ def _postgresql(url: sa.URL) -> Engine:
     try:
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"),
-            json_serializer=_json,
+            json_serializer=to_json,
             pool_size=16,
             max_overflow=64,
             connect_args={"connect_timeout": 5},

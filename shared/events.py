@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import redis
 
+from shared.compact import to_json
 from shared.errors import Unavailable
 from shared.redis import connect
 
@@ -155,7 +156,7 @@ class Events:
                     pipe.publish(STOP, job_id)
                     continue
                 told[job_id] = " done" if type_ == "done" else told.get(job_id, "")
-                text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+                text = to_json(data)
                 if preview is not None:
                     pipe.set(_preview(job_id), preview, ex=_KEEP_SECONDS)
                 if type_ == "progress":

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 #: tickets in one round trip
 _BATCH = 500
+#: seconds for which tickets gather after some were sent: a round trip for each commit took a tenth of a
+#: submission, and the first after a pause does not wait
+_GATHER = 0.02
 #: seconds Redis may take for one command before it counts as away
 _TIMEOUT = 5.0
 
@@ -77,7 +80,7 @@ class Tickets:
         self._redis = connect(settings.redis_url, timeout=_TIMEOUT)
         self._pending: Counter[str] = Counter()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._publish_forever, name="tickets", daemon=True)
         self._thread.start()
 
@@ -112,7 +115,7 @@ class Tickets:
     def close(self) -> None:
         """Send what is pending and stop."""
         with self._changed:
-            self._closed = True
+            self._closed.set()
             self._changed.notify()
         self._thread.join(timeout=_TIMEOUT)
         self._redis.close()
@@ -120,7 +123,7 @@ class Tickets:
     def _publish_forever(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._closed)
+                self._changed.wait_for(lambda: self._pending or self._closed.is_set())
                 if not self._pending:
                     return
                 pending, self._pending = self._pending, Counter()
@@ -128,6 +131,7 @@ class Tickets:
                 self._publish(pending)
             except Exception as error:  # noqa: BLE001 - whatever it is, the rows are safe and upkeep will send again
                 log.warning("tickets not sent, upkeep will send them again: %s", error)
+            self._closed.wait(_GATHER)
 
     def _publish(self, pending: Counter[str]) -> None:
         for queue, count in pending.items():

@@ -75,6 +75,20 @@ def test_sending_does_not_wait_for_a_redis_that_is_away(
     tickets.close()
 
 
+def test_tickets_that_follow_soon_gather_and_leave_at_the_end(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.queue._GATHER", 3600.0)
+    tickets = Tickets(settings_for(redis_url, tmp_path))
+    tickets.send("gathered")
+    assert wait_for(tickets, "gathered", 1) == 1
+    for _ in range(10):
+        tickets.send("gathered")
+    assert tickets.waiting("gathered") == 1
+    tickets.close()
+    assert connect(redis_url, timeout=5).llen(queue_name("gathered")) == 11
+
+
 @pytest.mark.chaos
 def test_tickets_are_sent_again_after_redis_was_restarted(tmp_path: Path) -> None:
     server = Valkey(tmp_path).start()

@@ -14,14 +14,18 @@ from shared.jobs.files import JOB_INPUT
 from shared.jobs.states import GOING_ON
 from shared.jobs.tables import files, going_on, job_inputs, jobs, models, outputs
 
+_KINDS: tuple[Kind, ...] = ("file", "out", "job")
+_REFERRED = tuple(f"{kind}_" for kind in _KINDS)
+
 
 def references(value: Any) -> frozenset[str]:
     """The files, outputs and jobs that an input, which is JSON, names as ids, wherever they stand in it."""
     found, left = set(), [value]
     while left:
         match left.pop():
-            case str(text) if is_id("file", text) or is_id("out", text) or is_id("job", text):
-                found.add(text)
+            case str(text):
+                if text.startswith(_REFERRED) and any(is_id(kind, text) for kind in _KINDS):
+                    found.add(text)
             case dict(members):
                 left.extend(members.values())
             case list(items):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
+from shared.compact import to_json
 from shared.database import Database
 from shared.errors import NotFound
 from shared.ids import new_id
@@ -74,7 +74,7 @@ def _row(job: Job, webhook: Webhook, event: str, now: float) -> dict[str, Any]:
         "url": webhook.url,
         "host": urlsplit(webhook.url).netloc.lower()[:255],
         "secret": webhook.secret,
-        "body": json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+        "body": to_json(body),
         "status": "pending",
         "tries": 0,
         "next_at": now,

@@ -23,7 +23,17 @@ from shared.errors import (
     QanvasError,
 )
 from shared.ids import is_id, new_id
-from shared.jobs import again, cancels, dependencies, depths, outbox, positions, reading, transitions
+from shared.jobs import (
+    again,
+    cancels,
+    dependencies,
+    depths,
+    inserting,
+    outbox,
+    positions,
+    reading,
+    transitions,
+)
 from shared.jobs.admission import Room
 from shared.jobs.kept import forget_made, note_inputs, references
 from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
@@ -87,7 +97,7 @@ class JobStore:
             ]
             if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
                 self._tag(connection, made)
-                connection.execute(sa.insert(jobs), made)
+                inserting.insert(connection, made)
                 note_inputs(connection, {row["id"]: named[row["id"]] for row in made})
             results = [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
         return _entered(connection, waits, rows, results, now)

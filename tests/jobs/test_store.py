@@ -37,6 +37,17 @@ def test_text_in_any_script_survives(store: JobStore) -> None:
     assert store.get(job.id).input == {"prompt": prompt}
 
 
+def test_jobs_that_are_submitted_together_keep_what_each_has_of_its_own(store: JobStore) -> None:
+    new = [
+        new_job(input={"prompt": "100 %(id)s :id $1", "n": 10**100, "x": [1e-300, None, {"": True}]}),
+        new_job(metadata={"long": 2**63, "'": '"'}, timeout=0.1, run_at=4e9, group="g", tenant="ann"),
+        new_job(webhook=Webhook(url="https://example.com", events=("job.failed",)), expires_in=1 / 3),
+    ]
+    made = [answer.job for answer in store.submit(new) if isinstance(answer, Submitted)]
+    assert [(job.input, job.metadata) for job in made] == [(one.input, one.metadata) for one in new]
+    assert [store.get(job.id) for job in made] == made
+
+
 def test_a_job_that_is_not_due_is_scheduled(store: JobStore) -> None:
     now = submit(store).created_at
     assert submit(store, run_at=now + 60).status is Status.SCHEDULED
