@@ -1,4 +1,4 @@
-"""What sharing steps brings: ``python -m bench.kiln`` fills in docs/performance.md, in about fifteen minutes.
+"""What sharing steps brings: ``python -m bench.kiln`` fills in docs/performance.md, in about twenty minutes.
 
 Requests arrive at random (Poisson) at 0.7, 1.5 and 3 times what calls one after the other can serve, all of
 equal steps or of mixed ones, for a step-bound model, for starter-image and for a compute-bound model (for
@@ -15,15 +15,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.kiln_lone import Lone, lone
 from bench.kiln_models import subjects
 from bench.kiln_report import aims, aims_table, line, plots, tables
-from bench.kiln_rounds import Lone, Measured, capacity, compare, lone, systems
+from bench.kiln_rounds import Measured, capacity, compare, systems
 from bench.kiln_service import STEPS, Rate, Service
 from bench.kiln_service import compare as compare_service
-from bench.kiln_systems import MOST
+from bench.kiln_systems import SLOTS
 from bench.report import IMAGES, fill_in, machine, on_device
 from worker.kiln.devices import describe, find_device
 
+#: times as many rounds where an aim is set
+_MORE = 3
 PARTS = ("step-bound", "starter-image", "compute-bound", "service")
 
 
@@ -48,14 +51,16 @@ def main(given: Sequence[str] | None = None) -> None:
             for kind, steps in (("equal", subject.equal), ("mixed", subject.mixed)):
                 rate = capacity(made[0], steps)
                 for load in subject.loads[-1:] if options.quick else subject.loads:
-                    scale = {"seconds": options.seconds, "rounds": options.rounds}
-                    measured.append(compare(subject, kind, load, rate, made, **scale))
+                    rounds = options.rounds * (_MORE if load in subject.decisive else 1)
+                    measured.append(
+                        compare(subject, kind, load, rate, made, seconds=options.seconds, rounds=rounds)
+                    )
                     print(subject.key, *line(measured[-1]), sep=" | ", flush=True)
-            if subject.key == "step-bound":
-                alone = lone(made, 20, 4 if options.quick else 40)
+        if subject.key == "step-bound":
+            alone = lone(subject, options.device, 20, 4 if options.quick else 60)
     service = None
     if "service" in parts:
-        count, rounds = (3 * MOST, 1) if options.quick else (64, 3)
+        count, rounds = (3 * SLOTS, 1) if options.quick else (8 * SLOTS, 5)
         service = compare_service(device, count, rounds)
     took = f"The run took {(time.monotonic() - began) / 60:.1f} minutes."
     whole = options.only is None and not options.quick

@@ -29,13 +29,20 @@ class Subject:
     equal: tuple[int, ...] = (10,)
     mixed: tuple[int, ...] = (4, 8, 12, 16)
     loads: tuple[float, ...] = (0.7, 1.5, 3.0)
+    #: those at which aims are set: they are measured longer
+    decisive: tuple[float, ...] = ()
 
 
 def subjects(device: Device) -> Iterator[Subject]:
     """A GPU is filled by a larger picture than a CPU."""
     on_gpu = device.name != "cpu"
     channels, side = ((320, 640, 1280), 128) if on_gpu else ((96, 192), 32)
-    yield Subject("step-bound", "step-bound, 1 M parameters at 8²", lambda: random_unet((32, 64), 8, device))
+    yield Subject(
+        "step-bound",
+        "step-bound, 1 M parameters at 8²",
+        lambda: random_unet((32, 64), 8, device),
+        decisive=(3.0,),
+    )
     yield Subject("starter-image", "starter-image, 16²", lambda: starter(device))
     yield Subject(
         "compute-bound",
@@ -44,6 +51,7 @@ def subjects(device: Device) -> Iterator[Subject]:
         equal=(4,),
         mixed=(2, 3, 5, 6),
         loads=(0.7, 0.85, 1.5, 3.0),
+        decisive=(0.85,),
     )
 
 

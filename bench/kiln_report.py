@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.kiln_rounds import Figures, Lone, Measured
+from bench.kiln_lone import Lone
+from bench.kiln_rounds import Figures, Measured
 from bench.kiln_service import Service
 from bench.report import ratio, table
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,15 +59,15 @@ def systems(subject: Subject, device: Device) -> Iterator[list[System]]:
 def _warm(system: System, subject: Subject) -> None:
     """Until the kiln knows what each number of rows costs, as a worker does that has run before."""
     for _ in range(2 if system.threads > 1 else 1):
-        for count in (1, 2, 4, MOST) if system.threads > 1 else (1, MOST):
+        for count in (1, 2, 4, MOST, system.threads) if system.threads > 1 else (1, MOST):
             requests = [Request(seed, max(subject.equal)) for seed in range(count)]
             system.serve(requests, [0.0] * count)
 
 
 def capacity(one: System, steps: Sequence[int]) -> float:
-    """Requests a second that calls one after the other can serve: the median of three looks."""
+    """Requests a second that calls one after the other can serve: the median of seven looks."""
     requests = [Request(seed, each) for seed, each in enumerate(sorted(steps) * (4 // len(steps)))]
-    looks = [one.serve(requests, [0.0] * len(requests)) for _ in range(3)]
+    looks = [one.serve(requests, [0.0] * len(requests)) for _ in range(7)]
     return len(requests) / statistics.median(looks)
 
 
@@ -108,28 +107,3 @@ def _figures(requests: Sequence[Request], took: float, forwards: int) -> Figures
     times = sorted(request.done - request.due for request in requests)
     last = times[int(0.99 * (len(times) - 1))]
     return Figures(len(requests) / took, statistics.fmean(times), last, forwards)
-
-
-@dataclass(frozen=True, slots=True)
-class Lone:
-    """Medians for one request that nobody shares with: seconds as a call of the pipeline and in the kiln,
-    and of the ratios of neighbours."""
-
-    plain: float
-    kiln: float
-    ratio: float
-
-
-def lone(made: Sequence[System], steps: int, count: int) -> Lone:
-    """What the kiln adds to one request: the two by turns, in changing order."""
-    by_name = {system.name: system for system in made}
-    pair = [by_name["sequential"], by_name["kiln"]]
-    times: dict[str, list[float]] = {system.name: [] for system in pair}
-    for seed in range(count):
-        for system in pair if seed % 2 == 0 else reversed(pair):
-            began = time.perf_counter()
-            system.one(Request(seed, steps))
-            times[system.name].append(time.perf_counter() - began)
-    ratios = [kiln / plain for kiln, plain in zip(times["kiln"], times["sequential"], strict=True)]
-    plain, in_kiln = map(statistics.median, times.values())
-    return Lone(plain, in_kiln, statistics.median(ratios))

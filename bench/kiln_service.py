@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.drawing import Drawing, starter_image
-from bench.kiln_systems import MOST
+from bench.kiln_systems import SLOTS
 from bench.subjects import QanvasSubject
 from tests.servers import Valkey
 from worker.engines.base import Device
@@ -46,7 +46,7 @@ def compare(device: Device, count: int, rounds: int) -> Service:
     given = {**INPUT, "width": 64, "height": 64}
     engines: list[Rate] = []
     services: list[Rate] = []
-    with _service(device) as service, Drawing(device, MOST) as engine:
+    with _service(device) as service, Drawing(device, SLOTS) as engine:
         for _ in range(rounds + 1):
             used = time.process_time()
             drawn = engine.draw(model, weights, [given] * count)
@@ -68,7 +68,7 @@ def _rate(ends: Sequence[float], cpu: float) -> Rate:
     """``ends``: when each ended. Those of equal steps end together, as many as there are slots: so the time
     runs from the end of the first so many, and they are not counted."""
     ends = sorted(ends)
-    return Rate((len(ends) - MOST) / (ends[-1] - ends[MOST - 1]), cpu / len(ends))
+    return Rate((len(ends) - SLOTS) / (ends[-1] - ends[SLOTS - 1]), cpu / len(ends))
 
 
 def _median(rates: Sequence[Rate]) -> Rate:
@@ -87,7 +87,9 @@ def _service(device: Device) -> Iterator[QanvasSubject]:
         url = f"sqlite:///{folder / 'jobs.db'}"
         job = {"model": "starter-image", "input": INPUT}
         beside = [valkey.process.pid]
-        subject = QanvasSubject("service", folder, url, valkey.url, beside, job=job, device=device.name)
+        subject = QanvasSubject(
+            "service", folder, url, valkey.url, beside, job=job, device=device.name, slots=SLOTS
+        )
         with subject.server(), subject.worker():
             yield subject
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from shared.catalog.models import Builtin, Model
+from shared.settings import Settings
 from tests.kiln.studio import Quiet
 from worker.engines.base import Context, Device, Result, Work
 from worker.engines.own import own_copy
@@ -25,8 +26,10 @@ from worker.kiln.firing import Order
 from worker.kiln.kiln import Kiln
 from worker.kiln.profiles import Profiles
 
-#: jobs in a batch at most, and seconds that the first of a static batch waits for others
+#: jobs in a static batch at most, and seconds that its first one waits for others
 MOST, WINDOW = 8, 0.05
+#: jobs that a worker holds at once when nobody says otherwise
+SLOTS = Settings.from_env({}).slots
 
 
 @dataclass(slots=True)
@@ -154,14 +157,14 @@ class InKiln(System):
     """The worker's own kiln, with as many threads as a worker has slots, without the rest of the worker."""
 
     name = "kiln"
-    threads = MOST
+    threads = SLOTS
 
     def __init__(self, pipe: Any, device: Device) -> None:
         super().__init__(pipe)
         install(pipe)
         self._folder = tempfile.TemporaryDirectory(prefix="qanvas-kiln-")
         profiles = Profiles(Path(self._folder.name), describe(device))
-        self._kiln = Kiln(device, 1 << 40, slots=MOST, profiles=profiles)
+        self._kiln = Kiln(device, 1 << 40, slots=SLOTS, profiles=profiles)
         self._engine = _Engine(self)
 
     @property

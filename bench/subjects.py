@@ -117,6 +117,7 @@ class QanvasSubject(Subject):
         api_processes: int = 1,
         job: Mapping[str, Any] = JOB,
         device: str = "cpu",
+        slots: int = rivals.THREADS,
     ) -> None:
         super().__init__(name, beside)
         self.folder = folder
@@ -127,7 +128,7 @@ class QanvasSubject(Subject):
                 "QANVAS_REDIS_URL": redis_url,
                 "QANVAS_FAKE_MODELS": "1",
                 "QANVAS_DEVICE": device,
-                "QANVAS_SLOTS": str(rivals.THREADS),
+                "QANVAS_SLOTS": str(slots),
                 "QANVAS_PORT": str(free_port()),
                 "QANVAS_LOG_LEVEL": "WARNING",
             }

@@ -110,7 +110,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("queues", "default,training", "Queues a worker serves, separated by commas.", _names),
     Setting(
         "slots",
-        "8",
+        "12",
         "Jobs a worker holds at once: they share steps where that pays, or wait their turn.",
         _count,
     ),

@@ -41,7 +41,7 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
     "--device",
     help="Where models compute: auto, cpu, cuda:1, mps, or all: a worker on each GPU (QANVAS_DEVICE, auto).",
 )
-@click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 8).")
+@click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 12).")
 @click.option(
     "--check", is_flag=True, help="Only say whether a worker lives on this machine; for health checks."
 )

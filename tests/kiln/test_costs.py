@@ -58,18 +58,29 @@ def test_a_size_below_all_that_were_measured_is_measured_alone() -> None:
 
 
 def test_a_larger_size_is_not_tried_where_the_last_ones_showed_no_gain() -> None:
-    assert together({1: 1.0, 2: 2.0}, 8) == 1
+    assert together({1: 1.0, 2: 2.0, 4: 4.0}, 8) == 1
+    assert together({1: 1.0, 2: 1.1, 4: 2.1}, 8) == 2
+
+
+def test_four_are_tried_even_where_two_gain_nothing() -> None:
+    """One picture may be computed in a way of its own, which two are too many for."""
+    assert together({1: 1.0, 2: 2.0}, 8) == 4
 
 
 def test_a_misjudged_size_is_looked_at_again() -> None:
-    unlucky = {1: 1.0, 2: 2.5}
+    unlucky = {1: 1.0, 2: 2.5, 4: 4.9}
     assert Costs(unlucky, measured=True).together([1] * 8) == 1
     assert Costs(unlucky, measured=True, retry=True).together([1] * 8) == 2
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(2, 10.0), (3, 10.9), (12, 24.4), (32, 53.4)])
-def test_sizes_in_between_and_beyond_follow_the_line_of_their_neighbours(rows: int, expected: float) -> None:
+@pytest.mark.parametrize(("rows", "expected"), [(2, 10.0), (3, 10.9), (12, 24.4)])
+def test_sizes_in_between_follow_the_line_of_their_neighbours(rows: int, expected: float) -> None:
     assert Costs(STEP_BOUND).expect(rows) == pytest.approx(expected)
+
+
+def test_a_larger_size_is_hoped_to_cost_no_more_while_rows_get_cheaper() -> None:
+    assert Costs(STEP_BOUND).expect(32) == 30.2
+    assert Costs(COMPUTE_BOUND).expect(32) == pytest.approx(1720 + 16 * (1720 - 777) / 8)
 
 
 def test_nothing_is_expected_of_sizes_far_beyond() -> None:

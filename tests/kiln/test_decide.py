@@ -115,7 +115,7 @@ def test_no_job_begins_for_which_the_batch_has_no_room() -> None:
 
 
 def test_jobs_of_a_compute_bound_model_wait_for_their_turn_unbegun() -> None:
-    full = Waiting("step", costs=Costs({1: 1.0, 2: 2.0}, measured=True))
+    full = Waiting("step", costs=Costs({1: 1.0, 2: 2.0, 4: 4.0}, measured=True))
     assert turn(at("a", 1, full), new("b", 2), new("c", 3), full=True) == ["a"]
 
 

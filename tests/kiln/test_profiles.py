@@ -27,9 +27,9 @@ def test_a_step_bound_model_is_batched_after_a_few_steps() -> None:
     assert sizes[0] == 1 and sizes[-1] == 8
 
 
-def test_a_compute_bound_model_is_tried_in_pairs_and_then_runs_alone() -> None:
+def test_a_compute_bound_model_is_tried_in_twos_and_fours_and_then_runs_alone() -> None:
     sizes = compute(Profiles(None, "cpu"), COMPUTE_BOUND, jobs=8, steps=200)
-    assert max(sizes) == 2
+    assert max(sizes) == 4
     assert sizes[20:].count(1) >= 175
 
 
@@ -70,6 +70,14 @@ def test_a_machine_that_was_busy_for_a_while_does_not_make_a_size_dear() -> None
         for taken in (60.0, seconds, 5 * seconds, 9 * seconds):
             profiles.note("m", "s", rows, taken)
     assert profiles.costs("m", "s", 32).seconds == {1: 1.0, 2: 1.1, 4: 1.3}
+
+
+def test_sizes_that_lie_near_a_measured_one_are_not_measured() -> None:
+    profiles = Profiles(None, "cpu")
+    for rows in (3, 1, 2, 4, 5, 6):
+        for _ in range(4):
+            profiles.note("m", "s", rows, float(rows))
+    assert profiles.costs("m", "s", 32).seconds == {1: 1.0, 3: 3.0, 6: 6.0}
 
 
 def test_fewer_rows_never_cost_more_than_more_of_them() -> None:

@@ -17,6 +17,10 @@ from itertools import accumulate
 
 #: rows in one call where nothing says less
 MOST_ROWS = 32
+#: so many rows are tried even where two gained nothing: libraries compute one row in ways of its own
+_TRIED = 4
+#: beyond, a row must cost no more than this part of what it cost in smaller sizes
+_CHEAPER = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,9 @@ class Costs:
         return min(2 * best, len(totals)) if self.retry else best
 
     def expect(self, rows: int) -> float | None:
-        """Seconds for so many rows. Sizes in between are interpolated; a larger one than was ever measured is
-        expected to go on as the last two did, so that it is tried where it may pay, and up to twice as large
-        only. None: measure smaller ones first."""
+        """Seconds for so many rows. Sizes in between are interpolated. One that is larger than all that were
+        measured, twice as large at most, is hoped to cost no more while rows still got cheaper, so that it is
+        tried; else it goes on as the last two did. None: measure smaller ones first."""
         if not self.seconds:
             return None
         known = sorted(self.seconds)
@@ -61,10 +65,15 @@ class Costs:
         if rows < known[0] or rows > 2 * known[-1]:
             return None
         if rows > known[-1]:
-            below = known[-2] if len(known) > 1 else known[-1]
-            return self._line(below, known[-1], rows)
+            last, before = known[-1], known[-2] if len(known) > 1 else known[-1]
+            return self.seconds[last] if self._promises(known) else self._line(before, last, rows)
         above = known[bisect_left(known, rows)]
         return self._line(known[bisect_left(known, rows) - 1], above, rows)
+
+    def _promises(self, known: Sequence[int]) -> bool:
+        """Whether more rows than were measured, in order, may be cheaper still."""
+        each = [self.seconds[rows] / rows for rows in known]
+        return known[-1] < _TRIED or each[-1] < _CHEAPER * min(each[:-1], default=each[-1])
 
     def _line(self, a: int, b: int, rows: int) -> float:
         slope = 0.0 if a == b else max(0.0, (self.seconds[b] - self.seconds[a]) / (b - a))

@@ -40,11 +40,17 @@ class _Size:
     peaks: Peaks = field(default_factory=Peaks)
 
     def note(self, rows: int, seconds: float) -> None:
-        if rows not in self.seconds:
-            self.seconds[rows] = deque(maxlen=_KEPT)  # the first call also makes plans and buffers: left out
-        else:
+        if rows in self.seconds:
             self.seconds[rows].append(seconds)
             self.believe()
+        else:
+            self.admit(rows)  # the first call also makes plans and buffers: left out
+
+    def admit(self, rows: int) -> None:
+        """Measure this size from now on, unless one lies near: a few that are measured often tell more than
+        many that each met the machine in another mood."""
+        if all(rows >= 2 * known or known >= 2 * rows for known in self.seconds):
+            self.seconds[rows] = deque(maxlen=_KEPT)
 
     def believe(self) -> None:
         """What else the machine does only adds to a call's time, so the least that was seen is what it costs;
@@ -90,7 +96,7 @@ class Profiles:
         """What such a call took. It was the first of its kind, whose time does not count."""
         known = self._size(model, size)
         known.peaks.note(rows, nbytes)
-        known.seconds.setdefault(rows, deque(maxlen=_KEPT))
+        known.admit(rows)
 
     def wants(self, model: str, size: str, rows: int) -> bool:
         """Whether the next such call is to be measured."""
