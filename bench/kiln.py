@@ -25,8 +25,8 @@ from bench.kiln_systems import SLOTS
 from bench.report import IMAGES, fill_in, machine, on_device
 from worker.kiln.devices import describe, find_device
 
-#: times as many rounds where an aim is set
-_MORE = 3
+#: times as many rounds where an aim is set, and times as long
+_MORE, _LONGER = 2, 1.5
 PARTS = ("step-bound", "starter-image", "compute-bound", "service")
 
 
@@ -51,10 +51,10 @@ def main(given: Sequence[str] | None = None) -> None:
             for kind, steps in (("equal", subject.equal), ("mixed", subject.mixed)):
                 rate = capacity(made[0], steps)
                 for load in subject.loads[-1:] if options.quick else subject.loads:
-                    rounds = options.rounds * (_MORE if load in subject.decisive else 1)
-                    measured.append(
-                        compare(subject, kind, load, rate, made, seconds=options.seconds, rounds=rounds)
-                    )
+                    seconds, rounds = options.seconds, options.rounds
+                    if load in subject.decisive:
+                        seconds, rounds = _LONGER * seconds, _MORE * rounds
+                    measured.append(compare(subject, kind, load, rate, made, seconds=seconds, rounds=rounds))
                     print(subject.key, *line(measured[-1]), sep=" | ", flush=True)
         if subject.key == "step-bound":
             alone = lone(subject, options.device, 20, 4 if options.quick else 60)
