@@ -1,4 +1,4 @@
-"""Measures starter-image: ``python -m starters.evaluate_image [FOLDER] [--json FILE] [--pictures FILE]``.
+"""Measures starter-image: ``python -m starters.evaluate_image [FOLDER]``; ``--help`` says what it writes.
 
 * ``seen``: for captions of the training set, how often the training picture nearest to what was made, of all
   emoji, is the caption's own.
@@ -31,6 +31,13 @@ HELD_OUT = 100
 STEPS = 20
 GUIDANCE = 3.0
 BATCH = 50
+#: what the model card shows: things as they are taught, others, and what no caption had together
+GRID = """
+red apple, grinning face, cat face, rocket, pizza, dog face, fire, red heart, rainbow, cactus, soccer ball,
+hot beverage, green apple, blue heart, hamburger, octopus, castle, sunflower, bicycle, guitar, ghost, robot,
+snowman, banana, blue rocket, purple apple, a cat face that is green, octopus pink, blue fire, purple banana,
+yellow dog face, green robot, blue strawberry, pink pizza, blue lion, green crab
+"""
 
 Pixels = NDArray[np.uint8]
 _diffusers: Any = diffusers  # loads its classes lazily and leaves them without types
@@ -38,8 +45,7 @@ _diffusers: Any = diffusers  # loads its classes lazily and leaves them without 
 
 def evaluate(folder: Path, seed: int = 0) -> tuple[dict[str, Any], list[tuple[Picture, Pixels]]]:
     """The numbers, and every picture that was made beside the one that was asked for."""
-    pipe = _diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load(folder)
     pictures = draw_all()
     pick = random.Random(seed)
     emoji = [p for p in pictures if p.colour is None]
@@ -54,6 +60,13 @@ def evaluate(folder: Path, seed: int = 0) -> tuple[dict[str, Any], list[tuple[Pi
         "autoencoder": _autoencoder(pipe.vae, np.stack([p.pixels for p in emoji])),
     }
     return numbers, pairs
+
+
+def load(folder: Path) -> Any:
+    """The pipeline in float32, which says nothing while it draws."""
+    pipe = _diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def generate(pipe: Any, prompts: Sequence[str]) -> list[Pixels]:
@@ -132,7 +145,11 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--pictures", type=Path, help="write wanted and made pictures, in pairs, to this PNG")
+    parser.add_argument("--grid", type=Path, help="write the model card's pictures to this PNG, nothing else")
     given = parser.parse_args()
+    if given.grid:
+        sheet(generate(load(given.folder), [each.strip() for each in GRID.split(",")]), 12).save(given.grid)
+        return
     numbers, pairs = evaluate(given.folder)
     text = json.dumps(numbers, indent=2)
     print(text)
