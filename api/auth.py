@@ -76,19 +76,20 @@ def is_keyless(services: Services) -> bool:
 
 
 def _bearer(request: Request) -> str | None:
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" and secret.strip() else None
 
 
 def _check_local(request: Request, trusted: tuple[str, ...]) -> None:
     """Raises Forbidden for what a web page that this machine's user visits could send."""
-    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+    given = request.environ  # as the server gives them: Werkzeug's headers look for each under two names
+    host, origin = given.get("HTTP_HOST", ""), given.get("HTTP_ORIGIN")
     if not _is_known(f"//{host}", trusted):
         raise _foreign("Host", host)
     if origin is not None:
         if not _is_known(origin, trusted):
             raise _foreign("Origin", origin)
-    elif (site := request.headers.get("Sec-Fetch-Site")) == "cross-site":
+    elif (site := given.get("HTTP_SEC_FETCH_SITE")) == "cross-site":
         raise _foreign("Sec-Fetch-Site", site)
 
 

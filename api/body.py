@@ -37,24 +37,25 @@ def read_json(request: Request, limit: int) -> Any:
 
 def refuse_encoding(request: Request) -> None:
     """Raises UnsupportedMediaType for a compressed body."""
-    if (encoding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
+    if (encoding := request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower()) != "identity":
         raise UnsupportedMediaType(f"Content-Encoding {encoding!r} is not supported; send the body as it is")
 
 
 def read(request: Request, limit: int) -> bytes:
     """All of the body. Raises TooLarge, and BadRequest when it ends before its Content-Length."""
-    if (announced := request.content_length or 0) > limit:
+    announced, stream = request.content_length, request.stream
+    if announced is not None and announced > limit:
         drain(request)
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    while chunk := request.stream.read(_CHUNK):
+    while size != announced and (chunk := stream.read(_CHUNK)):
         size += len(chunk)
         if size > limit:
             drain(request)
             raise _too_large(limit)
         chunks.append(chunk)
-    if size < announced:
+    if announced is not None and size < announced:
         raise BadRequest(f"the body ended after {size} of {announced} bytes")
     return b"".join(chunks)
 

@@ -62,12 +62,12 @@ def own_job(call: Call, id: str) -> Job:
     },
 )
 def submit_job(call: Call) -> Response:
-    headers = call.request.headers
-    accepted = submit(call.services, call.tenant, call.body, headers.get("Idempotency-Key"))
+    given = call.request.environ
+    accepted = submit(call.services, call.tenant, call.body, given.get("HTTP_IDEMPOTENCY_KEY"))
     said = {"Location": f"/v1/jobs/{accepted.job.id}"}
     if accepted.replayed:
         said["Idempotency-Replayed"] = "true"
-    seconds = preferred_wait(headers.get("Prefer"))
+    seconds = preferred_wait(given.get("HTTP_PREFER"))
     if not seconds:
         return answer(present_accepted(call.services, accepted), 202, said)
     said["Preference-Applied"] = f"wait={seconds:g}"

@@ -27,7 +27,9 @@ def changed(
     if isinstance(value, dict):
         known = schema.get("properties", {})
         return {
-            name: changed(known[name], part, mark, change, f"{pointer}/{name}") if name in known else part
+            name: changed(rule, part, mark, change, f"{pointer}/{name}")
+            if (rule := known.get(name)) is not None and (mark in rule or isinstance(part, dict | list))
+            else part
             for name, part in value.items()
         }
     if isinstance(value, list) and isinstance(items := schema.get("items"), Mapping):

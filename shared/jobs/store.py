@@ -378,29 +378,22 @@ def _lane(row: Mapping[str, Any]) -> Lane:
 
 
 #: what a job has not had yet when it is submitted
-_NOTHING_YET = dict.fromkeys(
-    ("worker", "progress", "result", "error", "load_seconds", "started_at", "finished_at"), None
-)
+_NOTHING_YET = {
+    **dict.fromkeys(
+        ("worker", "progress", "result", "error", "load_seconds", "started_at", "finished_at"), None
+    ),
+    **dict.fromkeys(("awaited", "cancel_requested"), False),
+}
 
 
 def _fresh(row: dict[str, Any]) -> Job:
-    known = {
-        name: value
-        for name, value in row.items()
-        if name not in ("group_name", "idempotency_key", "fingerprint", "webhook")
-    }
-    return Job(
-        **{
-            **known,
-            **_NOTHING_YET,
-            "status": Status(row["status"]),
-            "depends_on": tuple(row["depends_on"] or ()),
-            "awaited": False,
-        },
-        webhook=transitions.webhook(row["webhook"]),
-        group=row["group_name"],
-        cancel_requested=False,
-    )
+    known = row | _NOTHING_YET
+    del known["idempotency_key"], known["fingerprint"]
+    known["group"] = known.pop("group_name")
+    known["status"] = Status(row["status"])
+    known["depends_on"] = tuple(row["depends_on"] or ())
+    known["webhook"] = transitions.webhook(row["webhook"])
+    return Job(**known)
 
 
 def _keyed(
