@@ -198,10 +198,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
-        raise Unavailable(f"the database does not answer: {_first_line(error)}") from error
+        raise Unavailable("the database does not answer", _first_line(error)) from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise Unavailable(f"the database went away: {_first_line(error)}") from error
+            raise Unavailable("the database went away", _first_line(error)) from error
         raise
 
 

@@ -117,16 +117,19 @@ class OverLimit(QanvasError):
 
 
 class Unavailable(QanvasError):
-    """``retry_after`` is in seconds. What the message says before its first colon everybody may read; what
-    follows, where something lies and why it failed, is for the operator."""
+    """``message`` is what everybody may read. ``detail`` is for the operator's log, which shows both: where
+    something lies, and what a driver or a library said. ``retry_after`` is in seconds."""
 
     retry_after: ClassVar[int] = 2
 
+    def __init__(self, message: str, detail: str = "") -> None:
+        self.message, self.detail = message, detail
+        super().__init__(f"{message}: {detail}" if detail else message)
+
     @property
     def public(self) -> str:
-        """The message for those who ask from outside."""
-        said, _, more = str(self).partition(": ")
-        return f"{said}; the server's log says why" if more else said
+        """The message for those who ask from outside, without the detail."""
+        return f"{self.message}; the server's log says why" if self.detail else self.message
 
 
 class Refused(QanvasError):

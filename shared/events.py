@@ -174,7 +174,7 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
+        raise Unavailable("Redis does not answer", str(error)) from error
 
 
 def _stream(job_id: str) -> str:

@@ -106,7 +106,7 @@ class Tickets:
         try:
             return int(self._redis.llen(queue_name(queue)))
         except redis.RedisError as error:
-            raise Unavailable(f"Redis does not answer: {error}") from error
+            raise Unavailable("Redis does not answer", str(error)) from error
 
     def ping(self) -> None:
         """Raises Unavailable when Redis does not answer."""

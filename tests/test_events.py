@@ -103,8 +103,9 @@ def test_without_redis_publishing_returns_at_once_and_reading_says_so() -> None:
         events.publish("job_1", "progress", {"step": step})
     assert time.monotonic() - begun < 10
     assert events.latest_progress(["job_1"]) == {}
-    with pytest.raises(Unavailable, match="Redis does not answer"):
+    with pytest.raises(Unavailable, match="Redis does not answer: ") as away:
         events.read("job_1")
+    assert away.value.public == "Redis does not answer; the server's log says why"
     events.close()
 
 

@@ -142,6 +142,19 @@ def test_only_the_settings_read_the_environment() -> None:
     assert found - handed_on <= {"shared/settings.py"}
 
 
+def test_what_everybody_reads_of_an_outage_is_written_in_the_code() -> None:
+    """Else a driver's or a library's words, with the addresses in them, would leave the house."""
+    told = [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node.args[:1])
+        for package in ("api", "shared", "worker")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "Unavailable"
+    ]
+    assert told
+    assert not [place for place, said in told if not said or not isinstance(said[0], ast.Constant)]
+
+
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [

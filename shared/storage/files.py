@@ -174,6 +174,7 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unavailable(
-            f"the storage cannot be written: {path}: {error.strerror or error}; "
-            "check its free space and permissions, or set QANVAS_STORAGE_URL to another place"
+            "the storage cannot be written",
+            f"{path}: {error.strerror or error}; "
+            "check its free space and permissions, or set QANVAS_STORAGE_URL to another place",
         ) from error

@@ -95,7 +95,7 @@ class ObjectStorage:
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete=batch)
             if errors := answer.get("Errors"):
                 raise Unavailable(
-                    f"the object store kept a file: {errors[0]['Key']!r}: {errors[0].get('Message')}"
+                    "the object store kept a file", f"{errors[0]['Key']!r}: {errors[0].get('Message')}"
                 )
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -162,8 +162,10 @@ class ObjectStorage:
             if code in ("404", "NoSuchKey", "NotFound"):
                 raise NotFound("stored file", key) from None
             raise Unavailable(
-                f"the object store refused a file: {key!r} in bucket {self._bucket!r}: {error}; "
-                "check the bucket and endpoint in QANVAS_STORAGE_URL and the credentials in AWS_ACCESS_KEY_ID"
+                "the object store refused a file",
+                f"{key!r} in bucket {self._bucket!r}: {error}; "
+                "check the bucket and endpoint in QANVAS_STORAGE_URL "
+                "and the credentials in AWS_ACCESS_KEY_ID",
             ) from error
 
 

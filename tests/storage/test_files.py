@@ -75,6 +75,7 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         FileStorage(tmp_path / "file" / "below")
     storage = FileStorage(tmp_path / "storage")
     storage.write("a", b"")
-    with pytest.raises(Unavailable, match="permissions"):
+    with pytest.raises(Unavailable, match="permissions") as unwritten:
         storage.write("a/b", b"")
+    assert unwritten.value.public == "the storage cannot be written; the server's log says why"
     assert list((tmp_path / "storage" / ".incoming").iterdir()) == []

@@ -35,8 +35,9 @@ def test_two_prefixes_of_a_bucket_are_apart(s3_endpoint: str) -> None:
 def test_a_missing_bucket_or_server_says_what_to_check(s3_endpoint: str) -> None:
     with pytest.raises(Unavailable, match="QANVAS_STORAGE_URL"):
         ObjectStorage("absent", endpoint=s3_endpoint).write("a", b"")
-    with pytest.raises(Unavailable, match="QANVAS_STORAGE_URL"):
+    with pytest.raises(Unavailable, match="QANVAS_STORAGE_URL") as refused:
         ObjectStorage("qanvas", endpoint="http://127.0.0.1:1").write("a", b"")
+    assert refused.value.public == "the object store refused a file; the server's log says why"
 
 
 def test_without_boto3_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,5 +350,5 @@ def test_the_budget_is_what_the_operator_says_or_part_of_the_memory() -> None:
 
 
 def test_a_job_that_could_not_be_stored_does_not_say_where() -> None:
-    failed = _failure(Unavailable("the storage cannot be written: /srv/files: no space left"), "trace")
+    failed = _failure(Unavailable("the storage cannot be written", "/srv/files: no space left"), "trace")
     assert failed.message == "the storage cannot be written; the server's log says why" and failed.retryable
