@@ -22,6 +22,7 @@ from shared.errors import (
     LeaseLost,
     ModelUnavailable,
     NotFound,
+    QanvasError,
     Unavailable,
 )
 from shared.events import Events
@@ -187,4 +188,11 @@ def _failure(error: BaseException, trace: str | None) -> Failed:
             return Failed(type="invalid-input", message=str(error), traceback=trace)
         case Unavailable():
             return Failed(type="internal", message=error.public, retryable=True, traceback=trace)
-    return Failed(type="internal", message=f"{type(error).__name__}: {error}"[:500], traceback=trace)
+        case QanvasError():
+            said = f"{type(error).__name__}: {error}"[:500]
+            return Failed(type="internal", message=said, traceback=trace)
+    # nobody foresaw it: its words may hold a path or an address of this machine, so only the trace has them
+    more = "the worker's log and, for admins, the job's attempts say more"
+    return Failed(
+        type="internal", message=f"internal error ({type(error).__name__}); {more}", traceback=trace
+    )

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from shared.jobs.attempts import Attempts
 from shared.jobs.records import Job, Succeeded
 from shared.jobs.states import Status
 from shared.jobs.tables import jobs
 from tests.servers import wait_until
 from tests.worker.conftest import LEASE, Shop
+from worker.engines import fake
 from worker.engines.base import Result
 from worker.house import House
 from worker.results import Results
@@ -94,3 +96,32 @@ def test_a_house_that_closes_ends_what_was_computed(
     storage.release.set()
     closing.join()
     assert shop.jobs.get(job).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("place", ["while it computes", "while it is stored"])
+def test_what_nobody_foresaw_is_told_without_its_words_and_kept_for_the_operator(
+    place: str,
+    shop: Shop,
+    house: House,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise FileNotFoundError("/srv/models/secret.bin on 10.0.0.7")
+
+    target = (fake, "_preview") if place == "while it computes" else (Results, "store")
+    monkeypatch.setattr(*target, fail)
+    [job_id] = shop.submit([shop.new(steps=2)], tickets=False)
+    _ticket(house).join()
+    job = shop.wait(job_id)
+    assert (job.status, job.attempts) == (Status.FAILED, 1)
+    assert job.error == {
+        "type": "internal",
+        "message": "internal error (FileNotFoundError); "
+        "the worker's log and, for admins, the job's attempts say more",
+        "retryable": False,
+    }
+    [attempt] = Attempts(shop.database).of([job_id])[job_id]
+    assert attempt.error == job.error
+    for kept in (attempt.traceback or "", caplog.text):
+        assert "in fail\n" in kept and "FileNotFoundError: /srv/models/secret.bin on 10.0.0.7" in kept

@@ -18,7 +18,16 @@ import pytest
 
 from shared.catalog.builtin import starter_folder
 from shared.catalog.catalog import Catalog
-from shared.errors import ConfigurationError, InvalidInput, JobError, ModelUnavailable, Unavailable
+from shared.errors import (
+    ConfigurationError,
+    InvalidInput,
+    JobError,
+    ModelUnavailable,
+    NotFound,
+    OutOfMemory,
+    QanvasError,
+    Unavailable,
+)
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
 from shared.storage.files import FileStorage
@@ -352,3 +361,24 @@ def test_the_budget_is_what_the_operator_says_or_part_of_the_memory() -> None:
 def test_a_job_that_could_not_be_stored_does_not_say_where() -> None:
     failed = _failure(Unavailable("the storage cannot be written", "/srv/files: no space left"), "trace")
     assert failed.message == "the storage cannot be written; the server's log says why" and failed.retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said", "again"),
+    [
+        (JobError("the loss became nan"), "internal", "the loss became nan", False),
+        (
+            OutOfMemory("out of memory (4x8x8, 6 rows)"),
+            "out-of-memory",
+            "out of memory (4x8x8, 6 rows)",
+            True,
+        ),
+        (InvalidInput.at("/input/mask", "is empty"), "invalid-input", "/input/mask: is empty", False),
+        (NotFound("stored file", "files/a"), "internal", "NotFound: no stored file 'files/a'", False),
+    ],
+)
+def test_an_error_that_was_made_for_users_reaches_them_as_it_is(
+    error: QanvasError, kind: str, said: str, again: bool
+) -> None:
+    failed = _failure(error, "trace")
+    assert (failed.type, failed.message, failed.retryable) == (kind, said, again)
