@@ -90,6 +90,8 @@ _running = status_in(Status.RUNNING)
 #: needs no other job's end any more
 ready: sa.ColumnElement[bool] = sa.literal_column("waits_for = 0")
 _due = sa.and_(status_in(Status.SCHEDULED), ready)
+#: ended other than well
+ended_badly = status_in(*TERMINAL - {Status.SUCCEEDED})
 #: ended, and what waits for it has not heard of it yet
 unsettled = sa.and_(sa.literal_column("awaited"), status_in(*TERMINAL))
 _waiting_with_expiry = sa.and_(status_in(Status.QUEUED, Status.SCHEDULED), jobs.c.expires_at.is_not(None))
@@ -126,6 +128,8 @@ sa.Index("ix_jobs_dead", jobs.c.tenant, jobs.c.id, sqlite_where=_dead, postgresq
 #: has failed, and nobody has tried it again yet
 untried: sa.ColumnElement[bool] = sa.and_(_dead, sa.literal_column("retried_as IS NULL"))
 sa.Index("ix_jobs_untried", jobs.c.tenant, jobs.c.id, sqlite_where=untried, postgresql_where=untried)
+# of ``counting``
+sa.Index("ix_jobs_ended_badly", jobs.c.status, sqlite_where=ended_badly, postgresql_where=ended_badly)
 sa.Index("ix_jobs_tenant", jobs.c.tenant, jobs.c.id)
 #: what counts against a tenant's limit of waiting jobs
 waiting = status_in(Status.QUEUED, Status.SCHEDULED)
