@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Row
 
 from shared.chunks import in_chunks
 from shared.database import Database
-from shared.jobs import transitions
+from shared.jobs import inserting, transitions
 from shared.jobs.records import Job
 from shared.jobs.shares import Shares
 from shared.jobs.states import TERMINAL, Status
@@ -85,7 +85,7 @@ def enter(connection: Connection, waits: Waits, rows: Sequence[dict[str, Any]], 
     edges = [edge for row in rows for edge in waits.edges.get(row["id"], ())]
     if not edges:
         return []
-    connection.execute(sa.insert(dependencies), edges)
+    inserting.insert(connection, dependencies, edges)
     tenants = {row["id"]: row["tenant"] for row in rows}
     hopeless: dict[str, list[str]] = {}
     awaited = set()

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from shared.database import Database
 from shared.ids import Kind, first_id, is_id
+from shared.jobs import inserting
 from shared.jobs.files import JOB_INPUT
 from shared.jobs.states import GOING_ON
 from shared.jobs.tables import files, going_on, job_inputs, jobs, models, outputs
@@ -41,7 +42,7 @@ def note_inputs(connection: Connection, named: Mapping[str, Collection[str]]) ->
         for reference in sorted(own)
     ]
     if noted:
-        connection.execute(sa.insert(job_inputs), noted)
+        inserting.insert(connection, job_inputs, noted)
 
 
 def forget_made(connection: Connection, job_id: str) -> list[str]:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from shared.database import Database
 from shared.errors import LeaseLost
 from shared.ids import new_id
-from shared.jobs import attempts, caps, claims, outbox, transitions
+from shared.jobs import attempts, caps, claims, inserting, outbox, transitions
 from shared.jobs.backoff import Backoff
 from shared.jobs.records import (
     TRAINING_QUEUE,
@@ -163,7 +163,7 @@ class Leases:
                 entry = {"job_id": row.id, "entry": dict(ending.model.entry), "created_at": now}
                 self._upsert(connection, models, {"tenant": row.tenant, "id": ending.model.id}, entry)
         if named := [output for job in ended.values() for output in job.outputs]:
-            connection.execute(sa.insert(outputs), list(map(asdict, named)))
+            inserting.insert(connection, outputs, list(map(asdict, named)))
         return ended
 
     def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:

@@ -15,7 +15,7 @@ from shared.compact import to_json
 from shared.database import Database
 from shared.errors import NotFound
 from shared.ids import new_id
-from shared.jobs import present
+from shared.jobs import inserting, present
 from shared.jobs.records import Job, Webhook
 from shared.jobs.tables import deliveries, delivery_dead, delivery_pending, webhook_secrets
 from shared.webhooks import EVENTS, TRY_FOR, new_secret, wait_after
@@ -60,7 +60,7 @@ def append(connection: Connection, jobs: Sequence[Job], now: float) -> None:
         if job.webhook is not None and EVENTS.get(job.status) in job.webhook.events
     ]
     if rows:
-        connection.execute(sa.insert(deliveries), rows)
+        inserting.insert(connection, deliveries, rows)
 
 
 def _row(job: Job, webhook: Webhook, event: str, now: float) -> dict[str, Any]:

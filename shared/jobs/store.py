@@ -98,7 +98,7 @@ class JobStore:
             ]
             if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
                 self._tag(connection, made)
-                inserting.insert(connection, made)
+                inserting.insert(connection, jobs, made)
                 note_inputs(connection, {row["id"]: named[row["id"]] for row in made})
             results = [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
         return _entered(connection, waits, rows, results, now)
