@@ -29,9 +29,8 @@ def everything(connection: Connection) -> dict[str, int]:
     Most jobs have succeeded, and no index knows them, which every job would have to pay for: they are what is
     left of all."""
     found: dict[str, int] = {}
-    for status, count in connection.execute(
-        _parts()
-    ):  # jobs to be retried are queued, and a part of their own
+    # jobs that wait for their next attempt are a part of their own, and queued like those of another
+    for status, count in connection.execute(_parts()):
         found[status] = found.get(status, 0) + count
     found[Status.SUCCEEDED] = found.pop("all") - sum(found.values())
     return {status: count for status, count in found.items() if count}
