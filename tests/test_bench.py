@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.kiln_models import Subject, random_unet
+from bench.kiln_lone import Lone, lone
+from bench.kiln_models import Subject, random_unet, subjects
 from bench.kiln_report import aims, aims_table, plots, tables
-from bench.kiln_rounds import Figures, Lone, Measured, capacity, compare, lone, systems
+from bench.kiln_rounds import Figures, Measured, capacity, compare, systems
 from bench.kiln_service import Rate, Service
 from worker.engines.base import Device
 
@@ -25,7 +26,6 @@ def test_three_systems_serve_the_same_requests_side_by_side() -> None:
     with systems(SUBJECT, Device()) as made:
         rate = capacity(made[0], SUBJECT.mixed)
         found = compare(SUBJECT, "mixed", 3.0, rate, made, seconds=0.1, rounds=2)
-        alone = lone(made, 3, 2)
     assert list(found.systems) == ["sequential", "static", "kiln"]
     one, kiln = found.systems["sequential"], found.systems["kiln"]
     assert 24 <= one.forwards <= 24 * 3
@@ -33,6 +33,11 @@ def test_three_systems_serve_the_same_requests_side_by_side() -> None:
     for figures in found.systems.values():
         assert figures.rate > 0
         assert 0 < figures.mean <= figures.p99 * 2
+
+
+@pytest.mark.slow
+def test_a_lone_request_is_served_by_two_processes_in_turn() -> None:
+    alone = lone(next(subjects(Device())), "cpu", steps=2, count=2)
     assert min(alone.plain, alone.kiln, alone.ratio) > 0
 
 
