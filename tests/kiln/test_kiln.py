@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from shared.catalog.models import Builtin, Model
 from shared.errors import JobError, OutOfMemory, QanvasError
 from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
+from worker.kiln import scheduler
+from worker.kiln.decide import next_turn
 from worker.kiln.firing import Checkpoint, Firing, Order, Outcome, Preview
 from worker.kiln.kiln import Kiln
 
@@ -60,9 +63,9 @@ class Ears:
 class Bench:
     """A kiln, an engine and a way to submit a function as a job."""
 
-    def __init__(self, folder: Path, budget: int = 1000) -> None:
+    def __init__(self, folder: Path, budget: int = 1000, slots: int = 8) -> None:
         self.engine = ScriptedEngine()
-        self.kiln = Kiln(Device(), budget)
+        self.kiln = Kiln(Device(), budget, slots=slots)
         self.folder = folder
         self.ears = Ears()
         self._numbers = itertools.count()
@@ -230,6 +233,31 @@ def test_a_deadline_ends_a_job_in_time(bench: Bench) -> None:
     error = error_of(bench.submit(forever, timeout=0.2).wait())
     assert isinstance(error, Stopped) and error.reason is StopReason.DEADLINE
     assert 0.2 <= time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(("slots", "full"), [(3, True), (6, False)])
+def test_throughput_counts_once_two_thirds_of_the_slots_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int, full: bool
+) -> None:
+    seen: list[bool] = []
+
+    def noted(*given: Any, full: bool) -> Any:
+        seen.append(full)
+        return next_turn(*given, full=full)
+
+    monkeypatch.setattr(scheduler, "next_turn", noted)
+    bench, gate = Bench(tmp_path, slots=slots), threading.Event()
+
+    def first(work: Work, context: Context) -> Result:
+        gate.wait(30)
+        context.boundary()
+        return Result()
+
+    jobs = [bench.submit(first), bench.submit(steps(3, [], "b"))]
+    gate.set()
+    assert [job.wait().error for job in jobs] == [None, None]
+    bench.kiln.close(timeout=10)
+    assert set(seen) == {full}
 
 
 def test_a_library_that_swallows_exceptions_cannot_swallow_a_stop(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from worker.kiln.costs import Costs
 
 #: the part of the device's time that the background gets while the foreground wants it too
 BACKGROUND_SHARE = 0.1
-#: jobs that are taken to wait elsewhere while this worker can hold no more
+#: jobs that are taken to wait behind while more come than are served
 BEHIND = 16
 #: nothing is known of the costs
 FREE = Costs()
@@ -76,7 +76,7 @@ def next_turn(candidates: Sequence[Candidate], spent: Spent, *, full: bool = Fal
 
     First those that only need to be told to end; then those that can go on by themselves, up to where they
     wait for others; then new ones, as long as the next call has room for them. ``candidates`` holds at
-    least one; ``full``: the worker can hold no more of them."""
+    least one; ``full``: more come than are served."""
     behind = BEHIND if full else 0
     in_order = sorted(candidates, key=lambda candidate: candidate.arrived)
     if stopping := [candidate for candidate in in_order if candidate.stopping]:

@@ -6,6 +6,7 @@ models are loaded is ``models``' business.
 
 from __future__ import annotations
 
+import math
 import time
 
 from shared.errors import OutOfMemory
@@ -20,6 +21,8 @@ from worker.kiln.loading import Turns
 from worker.kiln.models import Models
 from worker.kiln.profiles import Profiles
 
+#: the part of the slots that, once taken, says that more jobs come than are served
+_CROWDED = 2 / 3
 #: a place that was freed is about to be taken again: for so many seconds the worker still counts as full
 _FULL_FOR = 0.5
 
@@ -39,7 +42,7 @@ class Scheduler:
     ) -> None:
         """``slots``: jobs that the foreground is given at once; ``computing`` is held during each turn."""
         self._device = device
-        self._slots = slots
+        self._crowd = math.ceil(_CROWDED * slots)
         self._inbox = inbox
         self._models = models
         self._forwards = forwards
@@ -98,7 +101,7 @@ class Scheduler:
         candidates = [self._candidate(firing) for firing in ready]
         firings = {firing.arrived: firing for firing in ready}
         began = time.monotonic()
-        if sum(not candidate.background for candidate in candidates) >= self._slots:
+        if sum(not candidate.background for candidate in candidates) >= self._crowd:
             self._full_until = began + _FULL_FOR
         chosen = next_turn(candidates, self._spent, full=began < self._full_until)
         with self._computing:
