@@ -66,6 +66,7 @@ def test_a_training_that_learns_nothing_draws_what_its_base_draws(tmp_path: Path
     assert np.array_equal(pixels(folder_of(result)), pixels(folder_of(base)))
 
 
+@pytest.mark.slow
 def test_the_denoiser_and_the_text_encoder_learn_and_the_rest_is_the_bases_own(
     tmp_path: Path, base: Result
 ) -> None:
@@ -84,6 +85,7 @@ def test_the_denoiser_and_the_text_encoder_learn_and_the_rest_is_the_bases_own(
     assert context.previews and context.previews[0].pixels.shape[0] == 32
 
 
+@pytest.mark.slow
 def test_the_model_takes_what_its_base_takes_and_says_what_it_was(tmp_path: Path, base: Result) -> None:
     result = DiffusionTrainer().run(None, more(tmp_path, folder_of(base)), Recorder(tmp_path))
     assert base.model is not None and result.model is not None
