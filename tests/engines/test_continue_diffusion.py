@@ -23,6 +23,9 @@ from tests.engines.test_train_diffusion import one_thread, squares, weights, wor
 from worker.engines.base import Image, Result, Stopped, StopReason, Work
 from worker.engines.training.diffusion import DiffusionTrainer
 
+#: it trains, and makes what is trained on
+pytestmark = pytest.mark.slow
+
 __all__ = ["one_thread"]  # a fixture
 
 #: at this rate no weight changes in half precision
@@ -66,7 +69,6 @@ def test_a_training_that_learns_nothing_draws_what_its_base_draws(tmp_path: Path
     assert np.array_equal(pixels(folder_of(result)), pixels(folder_of(base)))
 
 
-@pytest.mark.slow
 def test_the_denoiser_and_the_text_encoder_learn_and_the_rest_is_the_bases_own(
     tmp_path: Path, base: Result
 ) -> None:
@@ -85,7 +87,6 @@ def test_the_denoiser_and_the_text_encoder_learn_and_the_rest_is_the_bases_own(
     assert context.previews and context.previews[0].pixels.shape[0] == 32
 
 
-@pytest.mark.slow
 def test_the_model_takes_what_its_base_takes_and_says_what_it_was(tmp_path: Path, base: Result) -> None:
     result = DiffusionTrainer().run(None, more(tmp_path, folder_of(base)), Recorder(tmp_path))
     assert base.model is not None and result.model is not None
@@ -97,7 +98,6 @@ def test_the_model_takes_what_its_base_takes_and_says_what_it_was(tmp_path: Path
     assert isinstance(samples, Image) and samples.pixels.shape[0] == 32
 
 
-@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_from_its_checkpoint_and_needs_no_base(
     tmp_path: Path, base: Result
 ) -> None:
