@@ -78,6 +78,8 @@ def test_sizes_that_lie_near_a_measured_one_are_not_measured() -> None:
         for _ in range(4):
             profiles.note("m", "s", rows, float(rows))
     assert profiles.costs("m", "s", 32).seconds == {1: 1.0, 3: 3.0, 6: 6.0}
+    # a GPU would have to be waited for
+    assert [rows for rows in range(1, 14) if profiles.wants("m", "s", rows)] == [1, 3, 6, 12, 13]
 
 
 def test_fewer_rows_never_cost_more_than_more_of_them() -> None:

@@ -46,11 +46,16 @@ class _Size:
         else:
             self.admit(rows)  # the first call also makes plans and buffers: left out
 
+    def measures(self, rows: int) -> bool:
+        """Whether this size is one to measure, as none lies near: a few that are measured often tell more
+        than many that each met the machine in another mood."""
+        apart = all(rows >= 2 * known or known >= 2 * rows for known in self.seconds)
+        return apart or rows in self.seconds
+
     def admit(self, rows: int) -> None:
-        """Measure this size from now on, unless one lies near: a few that are measured often tell more than
-        many that each met the machine in another mood."""
-        if all(rows >= 2 * known or known >= 2 * rows for known in self.seconds):
-            self.seconds[rows] = deque(maxlen=_KEPT)
+        """Measure this size from now on, if it is one to measure."""
+        if self.measures(rows):
+            self.seconds.setdefault(rows, deque(maxlen=_KEPT))
 
     def believe(self) -> None:
         """What else the machine does only adds to a call's time, so the least that was seen is what it costs;
@@ -101,7 +106,8 @@ class Profiles:
     def wants(self, model: str, size: str, rows: int) -> bool:
         """Whether the next such call is to be measured."""
         known = self._size(model, size)
-        return len(known.seconds.get(rows, ())) < _KEPT or known.calls % _AGAIN == 0
+        due = len(known.seconds.get(rows, ())) < _KEPT or known.calls % _AGAIN == 0
+        return due and known.measures(rows)
 
     def note(self, model: str, size: str, rows: int, seconds: float | None) -> None:
         """A call was computed; ``seconds`` where it was measured."""
