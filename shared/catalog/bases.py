@@ -15,7 +15,8 @@ PARTS = {
     "unet": "UNet2DConditionModel",
     "scheduler": "DDIMScheduler",
 }
-CURE = "give a model that train-diffusion made, such as starter-image"
+#: where a training names its base, when its input is checked by itself
+POINTER = "/input/base_model"
 
 
 def unfit(model: Model) -> str:
@@ -24,7 +25,7 @@ def unfit(model: Model) -> str:
     Files that are not on this machine are not fetched to find out: the worker that has them looks again."""
     made_here = model.engine == "diffusion" and "text-to-image" in model.schemas
     if not made_here or isinstance(model.source, Hub):
-        return f"{model.id} was not made by train-diffusion; {CURE}"
+        return fault(model.id, "was not made by train-diffusion")
     if isinstance(model.source, Folder) and (folder := Path(model.source.path)).is_dir():
         return unlike(model.id, folder)
     return ""
@@ -36,8 +37,13 @@ def unlike(model_id: str, folder: Path) -> str:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         found = {part: index[part][1] for part in PARTS}
     except (OSError, ValueError, LookupError, TypeError):
-        return f"{model_id} does not have the parts of a model that train-diffusion made; {CURE}"
+        return fault(model_id, "does not have the parts of a model that train-diffusion made")
     for part, made in PARTS.items():
         if found[part] != made:
-            return f"{model_id} has another {part} than train-diffusion makes ({made}); {CURE}"
+            return fault(model_id, f"has another {part} than train-diffusion makes ({made})")
     return ""
+
+
+def fault(model_id: str, reason: str) -> str:
+    """What is wrong with a base, and the cure."""
+    return f"{model_id} {reason}; give a model that train-diffusion made, such as starter-image"

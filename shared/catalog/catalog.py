@@ -88,13 +88,16 @@ class Catalog:
             checked = kept[1].check(given, pointer)
         except InvalidInput as error:
             raise InvalidInput([_with_task(model, fault, pointer) for fault in error.errors]) from None
-        if model.task in TRAININGS and checked["name"] in self._fixed:
-            raise InvalidInput.at(f"{pointer}/name", "is a model of this server already; choose another name")
-        if model.task in TRAININGS and (base := checked.get("base_model")) is not None:
-            self.base(base, tenant, f"{pointer}/base_model")
+        if model.task in TRAININGS:
+            if checked["name"] in self._fixed:
+                raise InvalidInput.at(
+                    f"{pointer}/name", "is a model of this server already; choose another name"
+                )
+            if (base := checked.get("base_model")) is not None:
+                self.base(base, tenant, f"{pointer}/base_model")
         return checked
 
-    def base(self, model_id: str, tenant: str, pointer: str = "/input/base_model") -> Model:
+    def base(self, model_id: str, tenant: str, pointer: str = bases.POINTER) -> Model:
         """The model that a training goes on from. Raises InvalidInput for one that it cannot go on from."""
         found = self._known(model_id, tenant, pointer)
         if fault := bases.unfit(found):

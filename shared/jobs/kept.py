@@ -15,8 +15,8 @@ from shared.jobs.files import JOB_INPUT
 from shared.jobs.states import GOING_ON
 from shared.jobs.tables import files, going_on, job_inputs, jobs, models, outputs
 
-_KINDS: tuple[Kind, ...] = ("file", "out", "job")
-_REFERRED = tuple(f"{kind}_" for kind in _KINDS)
+#: what an input may name
+_REFERRED: tuple[Kind, ...] = ("file", "out", "job")
 
 
 def references(value: Any) -> frozenset[str]:
@@ -25,7 +25,7 @@ def references(value: Any) -> frozenset[str]:
     while left:
         match left.pop():
             case str(text):
-                if text.startswith(_REFERRED) and any(is_id(kind, text) for kind in _KINDS):
+                if any(is_id(kind, text) for kind in _REFERRED):
                     found.add(text)
             case dict(members):
                 left.extend(members.values())

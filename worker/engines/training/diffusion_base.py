@@ -16,12 +16,11 @@ from jsonschema_rs import Draft202012Validator
 from safetensors.torch import load_file
 
 from shared.catalog import schemas
-from shared.catalog.bases import CURE, unlike
+from shared.catalog.bases import POINTER, fault, unlike
 from shared.errors import InvalidInput
 from worker.engines.training import diffusion_nets as nets
 from worker.engines.training.diffusion_nets import Net
 
-POINTER = "/input/base_model"
 #: in a configuration, what tells who saved the part and how, and nothing of the part
 _OF_THE_FILE = {"architectures", "dtype", "transformers_version"}
 
@@ -41,8 +40,8 @@ class Base:
 
 def open_base(name: str, folder: Path) -> Base:
     """Raises InvalidInput for a folder that the trainer did not write, or that is damaged."""
-    if fault := unlike(name, folder):
-        raise InvalidInput.at(POINTER, fault)
+    if found := unlike(name, folder):
+        raise InvalidInput.at(POINTER, found)
     try:
         return _opened(name, folder)
     except InvalidInput:
@@ -100,4 +99,4 @@ def _filled(name: str, net: Net, folder: Path) -> Net:
 
 
 def _refused(name: str, reason: str) -> InvalidInput:
-    return InvalidInput.at(POINTER, f"{name} {reason}; {CURE}")
+    return InvalidInput.at(POINTER, fault(name, reason))
