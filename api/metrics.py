@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, request
+from flask.globals import request_ctx
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from api.services import Services
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+#: where a request's environment keeps when it came
+_BEGAN = "qanvas.began"
 
 
 class Metrics:
@@ -46,13 +49,14 @@ class Metrics:
 
         @app.before_request
         def start() -> None:
-            g.began = time.perf_counter()
+            request.environ[_BEGAN] = time.perf_counter()
 
         @app.after_request
         def count(response: Response) -> Response:
-            answered, seconds = self._of(request.endpoint or "none", response.status_code)
+            asked: Request = request_ctx.request  # the proxy would look for it at each use
+            answered, seconds = self._of(asked.endpoint or "none", response.status_code)
             answered.inc()
-            if (began := g.get("began")) is not None:
+            if (began := asked.environ.get(_BEGAN)) is not None:
                 seconds.observe(time.perf_counter() - began)
             return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -10,7 +11,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
@@ -21,6 +21,7 @@ from granian.log import LogLevels
 from granian.server import MPServer
 
 from api.app import create_app
+from api.desks import at_desks
 from api.services import Services
 from shared.database import Database
 from shared.errors import ConfigurationError
@@ -28,7 +29,7 @@ from shared.jobs.keys import KeyStore
 from shared.settings import Settings
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
 #: seconds that requests may take to end when the server is told to stop
 _GRACE = 5
@@ -139,32 +140,9 @@ def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: i
     threading.Thread(
         target=_follow_parent, args=(services, alive, parent), name="lifeline", daemon=True
     ).start()
-    return at_desks(app, services)
-
-
-def at_desks(app: WSGIApplication, services: Services) -> WSGIApplication:
-    """The application with at most ``api_threads`` requests worked on at once, however many threads sleep.
-
-    What a response streams afterwards does not count, nor who waits for the rest of a request's body."""
-
-    def handle(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["wsgi.input"] = _Body(environ["wsgi.input"], services)
-        with services.desks:
-            return app(environ, start_response)
-
-    return handle
-
-
-class _Body:
-    """A request's body, whose reader leaves its desk to others meanwhile: however many clients send slowly,
-    each holds a thread that sleeps."""
-
-    def __init__(self, body: InputStream, services: Services) -> None:
-        self._body, self._services = body, services
-
-    def read(self, size: int = -1, /) -> bytes:
-        with self._services.away_from_desk():
-            return self._body.read(size)
+    gc.collect()
+    gc.freeze()  # what is there now stays: it is not looked through for garbage again
+    return at_desks(app, services.desks)
 
 
 def _follow_parent(services: Services, alive: Connection, parent: int) -> None:

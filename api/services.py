@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from api.desks import Desks
 from api.limits import Limits
 from shared.aftermath import Aftermath, tell
 from shared.catalog.catalog import Catalog
@@ -79,7 +80,7 @@ class Services:
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
         #: requests that are worked on at once; those that only wait take a seat instead
-        self.desks = threading.Semaphore(settings.api_threads)
+        self.desks = Desks(settings.api_threads)
         self._seats = threading.BoundedSemaphore(settings.api_streams)
 
     def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:
@@ -138,15 +139,6 @@ class Services:
         finally:
             if taken:
                 self._seats.release()
-
-    @contextmanager
-    def away_from_desk(self) -> Iterator[None]:
-        """Let another request be worked on while this one waits."""
-        self.desks.release()
-        try:
-            yield
-        finally:
-            self.desks.acquire()
 
     def stop_waiting(self) -> None:
         """Let everybody who waits answer now."""

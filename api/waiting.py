@@ -100,5 +100,5 @@ def until_terminal(services: Services, job: Job, seconds: float) -> Job:
             left = deadline - time.monotonic()
             if job.is_terminal or left <= 0 or not seated or services.closing.is_set():
                 return job
-            with services.away_from_desk():
+            with services.desks.left():
                 watch.wait(left)

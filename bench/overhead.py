@@ -2,7 +2,8 @@
 
 The `fake` model at zero steps, 8 x 8 pixels, over HTTP, with real processes on one machine; beside it plain
 Celery with late acknowledgement on the same Valkey, doing the same work, in the same run. Each system is
-measured in turn, several times over; a figure is the median of the rounds.
+measured in turn, several times over; a figure is the median of the rounds. Submissions take turns with a
+route that does nothing, on a server beside, as a machine's mood may change within a minute.
 """
 
 from __future__ import annotations
@@ -14,27 +15,30 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from bench import report
 from bench.load import Sample
 from bench.steps import cost_of_steps
-from bench.subjects import MANY, CelerySubject, QanvasSubject, Subject
+from bench.subjects import FEW, MANY, CelerySubject, QanvasSubject, Subject
 from tests.servers import Postgres, Valkey
 
 
 @dataclass(slots=True)
 class Figures:
     """One system in one round; rates in 1/s, times in milliseconds, None where it does not apply.
-    ``many``: over 64 connections instead of 16."""
+    ``many``: over 64 connections instead of 16. ``noop``: the route that does nothing, in the same seconds;
+    ``to_noop``: submissions to that."""
 
     noop_rate: float | None = None
     noop_many: float | None = None
     submit_rate: float | None = None
     submit_p99: float | None = None
+    submit_to_noop: float | None = None
     submit_many: float | None = None
     submit_many_p99: float | None = None
+    submit_many_to_noop: float | None = None
     drain_rate: float | None = None
     through_rate: float | None = None
     end_p50: float | None = None
@@ -50,31 +54,26 @@ class Sizes:
     """How much is measured."""
 
     warm: int = 100
-    submits: int = 1500
+    submits: int = 400  #: in one turn
+    turns: int = 5
     through: int = 1000
     rate: float = 20.0  #: jobs per second, for the times
     seconds: float = 20.0
 
 
-def measure(subject: Subject, sizes: Sizes) -> Figures:
-    """All figures of one system. The queue is filled first, so that its server and its worker are measured
-    apart; then both together."""
+def measure(subject: Subject, idle: CelerySubject, sizes: Sizes) -> Figures:
+    """All figures of one system, beside the route of ``idle`` that does nothing. The queue is filled first,
+    so that its server and its worker are measured apart; then both together."""
     figures = Figures()
     with subject.server():
-        if subject.noop(sizes.warm):
-            figures.noop_rate = _rate(subject.noop(3 * sizes.submits))
-            figures.noop_many = _rate(subject.noop(3 * sizes.submits, MANY))
         warm = subject.submit(sizes.warm)
-        used = subject.cpu()
-        filled = subject.submit(sizes.submits)
-        figures.submit_cpu = 1000 * (subject.cpu() - used) / len(filled)
-        figures.submit_rate = _rate(filled)
-        figures.submit_p99 = _percentile([s.answered - s.due for s in filled], 99)
-        more = subject.submit(sizes.submits, MANY)
-        figures.submit_many = _rate(more)
-        figures.submit_many_p99 = _percentile([s.answered - s.due for s in more], 99)
+        few, many = (_submit(subject, idle, sizes, connections) for connections in (FEW, MANY))
+        figures.submit_cpu = 1000 * few.cpu / len(few.samples)
+        figures.submit_rate, figures.noop_rate, figures.submit_to_noop = few.rates()
+        figures.submit_many, figures.noop_many, figures.submit_many_to_noop = many.rates()
+        figures.submit_p99, figures.submit_many_p99 = few.p99(), many.p99()
         with subject.worker():
-            _drain(subject, [*warm, *filled, *more], figures)
+            _drain(subject, [*warm, *few.samples, *many.samples], figures)
             samples = subject.submit(sizes.through)
             last = max(subject.wait_for(samples))
             figures.through_rate = len(samples) / (last - min(s.due for s in samples))
@@ -86,6 +85,37 @@ def measure(subject: Subject, sizes: Sizes) -> Figures:
                 times = [s.answered - s.due for s in samples]
                 figures.wait_p50, figures.wait_p99 = _percentile(times, 50), _percentile(times, 99)
     return figures
+
+
+@dataclass(slots=True)
+class _Submitted:
+    """What came of the turns; ``cpu`` in seconds."""
+
+    samples: list[Sample] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+
+    def rates(self) -> tuple[float, float, float]:
+        """Medians of the turns: submissions/s, requests that do nothing, and the one to the other."""
+        ratios = [rate / idle for rate, idle in zip(self.rate, self.idle, strict=True)]
+        return statistics.median(self.rate), statistics.median(self.idle), statistics.median(ratios)
+
+    def p99(self) -> float:
+        return _percentile([one.answered - one.due for one in self.samples], 99)
+
+
+def _submit(subject: Subject, idle: CelerySubject, sizes: Sizes, connections: int) -> _Submitted:
+    """Submissions and requests that do nothing, by turns."""
+    found = _Submitted()
+    for _ in range(sizes.turns):
+        found.idle.append(_rate(idle.noop(3 * sizes.submits, connections)))
+        used = subject.cpu()
+        samples = subject.submit(sizes.submits, connections)
+        found.cpu += subject.cpu() - used
+        found.rate.append(_rate(samples))
+        found.samples += samples
+    return found
 
 
 def _drain(subject: Subject, waiting: Sequence[Sample], figures: Figures) -> None:
@@ -126,6 +156,15 @@ def _servers(folder: Path) -> Iterator[tuple[Valkey, Postgres]]:
         valkey.stop()
 
 
+@contextmanager
+def _idle(folder: Path, valkey: Valkey) -> Iterator[CelerySubject]:
+    """A server whose route that does nothing is asked beside every system."""
+    subject = CelerySubject("nothing", folder / "nothing", valkey.url, [])
+    with subject.server():
+        subject.noop(200)
+        yield subject
+
+
 def _subjects(folder: Path, valkey: Valkey, postgres: Postgres) -> Iterator[Subject]:
     """Each is made when its turn comes, over an empty database."""
     assert valkey.process is not None and postgres.process is not None
@@ -145,13 +184,13 @@ def run(rounds: int, sizes: Sizes) -> dict[str, Figures]:
     found: dict[str, list[Figures]] = {}
     folder = Path(tempfile.mkdtemp(prefix="qanvas-overhead-"))
     try:
-        with _servers(folder) as (valkey, postgres):
+        with _servers(folder) as (valkey, postgres), _idle(folder, valkey) as idle:
             for number in range(rounds):
                 turn = folder / str(number)
                 turn.mkdir()
                 for subject in _subjects(turn, valkey, postgres):
                     valkey.flush()
-                    figures = measure(subject, sizes)
+                    figures = measure(subject, idle, sizes)
                     found.setdefault(subject.name, []).append(figures)
                     known = {name: value for name, value in asdict(figures).items() if value is not None}
                     print(
@@ -165,9 +204,9 @@ def run(rounds: int, sizes: Sizes) -> dict[str, Figures]:
 
 def _median(rounds: Sequence[Figures]) -> Figures:
     middle = {}
-    for field in fields(Figures):
-        values = [value for one in rounds if (value := getattr(one, field.name)) is not None]
-        middle[field.name] = statistics.median(values) if values else None
+    for known in fields(Figures):
+        values = [value for one in rounds if (value := getattr(one, known.name)) is not None]
+        middle[known.name] = statistics.median(values) if values else None
     return Figures(**middle)
 
 
@@ -176,7 +215,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a short look; writes nothing")
     options = parser.parse_args()
-    sizes = Sizes(warm=50, submits=400, through=300, seconds=3.0) if options.quick else Sizes()
+    sizes = Sizes(warm=50, submits=200, turns=2, through=300, seconds=3.0) if options.quick else Sizes()
     machine = report.machine()
     found = run(1 if options.quick else options.rounds, sizes)
     with tempfile.TemporaryDirectory(prefix="qanvas-steps-") as scratch, _servers(Path(scratch)) as servers:

@@ -48,8 +48,10 @@ def machine() -> str:
 
 def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]], machine_said: str) -> str:
     """Markdown."""
-    flask = found["Celery + Flask"]
-    assert flask.noop_rate is not None and flask.noop_many is not None
+    few, many = (
+        statistics.median(value for one in found.values() if (value := getattr(one, name)) is not None)
+        for name in ("noop_rate", "noop_many")
+    )
     rows = [["", *_COLUMNS.values()]]
     for name, figures in found.items():
         rows.append([name, *(_number(getattr(figures, column)) for column in _COLUMNS)])
@@ -68,8 +70,8 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
             ratios.append(
                 [
                     name,
-                    ratio(figures.submit_rate, flask.noop_rate),
-                    ratio(figures.submit_many, flask.noop_many),
+                    _number(figures.submit_to_noop, 2),
+                    _number(figures.submit_many_to_noop, 2),
                     ratio(figures.drain_rate, found["Celery"].drain_rate),
                     ratio(figures.through_rate, found["Celery + Flask"].through_rate),
                     ratio(figures.run_cpu, found["Celery"].run_cpu),
@@ -79,8 +81,8 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
     costs = [["ms for each job", *names]]
     costs += [[step, *(f"{steps[name][step]:.3f}" for name in names)] for step in steps[names[0]]]
     said = (
-        f"{machine_said} A route that does nothing on the same server: {flask.noop_rate:.0f} requests/s over "
-        f"16 connections, {flask.noop_many:.0f} over 64."
+        f"{machine_said} A route that does nothing on the same server: {few:.0f} requests/s over "
+        f"16 connections, {many:.0f} over 64."
     )
     return "\n\n".join([said, table(rows), table(ratios), table(costs)])
 
@@ -158,10 +160,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, digits: int = 1) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{digits}f}"
 
 
 def ratio(value: float | None, of: float | None) -> str:

@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 #: tickets in one round trip
 _BATCH = 500
-#: seconds for which tickets gather after some were sent: a round trip for each commit took a tenth of a
-#: submission, and the first after a pause does not wait
-_GATHER = 0.02
+#: seconds for which tickets gather after some were sent, so many for each of them: a round trip for each
+#: commit took a tenth of a submission. The first after a pause does not wait; where many come there is work
+#: enough
+_GATHER, _GATHER_EACH, _GATHER_MOST = 0.02, 0.005, 0.1
 #: seconds Redis may take for one command before it counts as away
 _TIMEOUT = 5.0
 
@@ -131,7 +132,7 @@ class Tickets:
                 self._publish(pending)
             except Exception as error:  # noqa: BLE001 - whatever it is, the rows are safe and upkeep will send again
                 log.warning("tickets not sent, upkeep will send them again: %s", error)
-            self._closed.wait(_GATHER)
+            self._closed.wait(min(max(_GATHER, _GATHER_EACH * pending.total()), _GATHER_MOST))
 
     def _publish(self, pending: Counter[str]) -> None:
         for queue, count in pending.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,28 +10,26 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.database import Database
-from shared.ids import Kind, first_id, is_id
+from shared.ids import Kind, first_id, pattern
 from shared.jobs import inserting
 from shared.jobs.files import JOB_INPUT
 from shared.jobs.states import GOING_ON
 from shared.jobs.tables import files, going_on, job_inputs, jobs, models, outputs
 
 #: what an input may name
-_REFERRED: tuple[Kind, ...] = ("file", "out", "job")
+_REFERENCE = re.compile("|".join((pattern("file"), pattern("out"), pattern("job"))))
 
 
 def references(value: Any) -> frozenset[str]:
     """The files, outputs and jobs that an input, which is JSON, names as ids, wherever they stand in it."""
     found, left = set(), [value]
     while left:
-        match left.pop():
-            case str(text):
-                if any(is_id(kind, text) for kind in _REFERRED):
-                    found.add(text)
-            case dict(members):
-                left.extend(members.values())
-            case list(items):
-                left.extend(items)
+        part = left.pop()
+        if isinstance(part, str):
+            if _REFERENCE.fullmatch(part):
+                found.add(part)
+        elif isinstance(part, dict | list):
+            left.extend(part.values() if isinstance(part, dict) else part)
     return frozenset(found)
 
 
