@@ -31,6 +31,35 @@ WAKE = b"qanvas:wake"
 STOP = b"qanvas:stop"
 #: events kept for each job, and for how many seconds after the last
 _KEEP, _KEEP_SECONDS = 5_000, 24 * 3600
+#: what the keys of a job begin with
+_STREAM, _PROGRESS, _PREVIEW = "qanvas:events:", "qanvas:progress:", "qanvas:preview:"
+#: what ``_TELL`` is given before the events
+_TERMS = (_STREAM, _PROGRESS, _PREVIEW, WAKE, STOP, _KEEP, _KEEP_SECONDS)
+#: writes a batch: of each event the job, the type and the data, where no type is a preview and "stop" asks
+#: the job to stop. As a script, since a client that makes four commands of an event and reads their answers
+#: takes a tenth of a worker's time
+_TELL = """
+local stream, progress, preview, wake, stop, keep, seconds = unpack(ARGV, 1, 7)
+local told = {}
+for i = 8, #ARGV, 3 do
+    local job, kind, data = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    if kind == 'stop' then
+        redis.call('PUBLISH', stop, job)
+    elseif kind == '' then
+        redis.call('SET', preview .. job, data, 'EX', seconds)
+    else
+        if kind == 'progress' then
+            redis.call('SET', progress .. job, data, 'EX', seconds)
+        end
+        redis.call('XADD', stream .. job, 'MAXLEN', '~', keep, '*', 'type', kind, 'data', data)
+        told[job] = kind == 'done' and ' done' or told[job] or ''
+    end
+end
+for job, done in pairs(told) do
+    redis.call('EXPIRE', stream .. job, seconds)
+    redis.call('PUBLISH', wake, job .. done)
+end
+"""
 #: events sent in one round trip; and waiting ones beyond which progress is dropped
 _BATCH, _BACKLOG = 256, 20_000
 #: seconds for which progress waits for that of other jobs: those that share a step report one after the other
@@ -63,6 +92,7 @@ class Events:
 
     def __init__(self, redis_url: str) -> None:
         self._redis = connect(redis_url, timeout=_TIMEOUT)
+        self._tell = self._redis.register_script(_TELL)
         self._outbox: queue.SimpleQueue[_Outgoing | None] = queue.SimpleQueue()
         self._hurry = threading.Event()  # set when the outbox holds more than progress
         self._thread: threading.Thread | None = None
@@ -149,24 +179,12 @@ class Events:
                 log.warning("%d events dropped, Redis does not answer: %s", len(batch), error)
 
     def _send(self, batch: Sequence[_Outgoing]) -> None:
-        told: dict[str, str] = {}
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job_id, type_, data, preview in batch:
-                if type_ is None:
-                    pipe.publish(STOP, job_id)
-                    continue
-                told[job_id] = " done" if type_ == "done" else told.get(job_id, "")
-                text = to_json(data)
-                if preview is not None:
-                    pipe.set(_preview(job_id), preview, ex=_KEEP_SECONDS)
-                if type_ == "progress":
-                    pipe.set(_progress(job_id), text, ex=_KEEP_SECONDS)
-                fields = {"type": type_, "data": text}
-                pipe.xadd(_stream(job_id), fields, maxlen=_KEEP, approximate=True)
-            for job_id, done in told.items():
-                pipe.expire(_stream(job_id), _KEEP_SECONDS)
-                pipe.publish(WAKE, job_id + done)
-            pipe.execute()
+        given: list[str | bytes] = []
+        for job_id, type_, data, preview in batch:
+            if preview is not None:
+                given += (job_id, "", preview)
+            given += (job_id, "stop", "") if type_ is None else (job_id, type_, to_json(data))
+        self._tell(args=(*_TERMS, *given))
 
 
 @contextmanager
@@ -178,12 +196,12 @@ def _answering() -> Iterator[None]:
 
 
 def _stream(job_id: str) -> str:
-    return f"qanvas:events:{job_id}"
+    return f"{_STREAM}{job_id}"
 
 
 def _progress(job_id: str) -> str:
-    return f"qanvas:progress:{job_id}"
+    return f"{_PROGRESS}{job_id}"
 
 
 def _preview(job_id: str) -> str:
-    return f"qanvas:preview:{job_id}"
+    return f"{_PREVIEW}{job_id}"

@@ -91,14 +91,14 @@ class Tickets:
             self._pending[queue] += count
             self._changed.notify()
 
-    def take(self, queue: str) -> bool:
-        """Take a ticket as Celery would; False when there is none, or Redis does not answer."""
+    def take(self, queue: str, most: int = 1) -> int:
+        """Take tickets as Celery would; how many, none where Redis does not answer."""
         import redis
 
         try:
-            return self._redis.rpop(queue_name(queue)) is not None
+            return len(self._redis.rpop(queue_name(queue), most) or ())
         except redis.RedisError:
-            return False
+            return 0
 
     def waiting(self, queue: str) -> int:
         """How many tickets lie in Redis for a queue. Raises Unavailable."""

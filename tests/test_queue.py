@@ -49,9 +49,9 @@ def test_a_ticket_is_a_message_that_celery_itself_reads(redis_url: str, tmp_path
 
 def test_a_ticket_is_taken_once(redis_url: str, tmp_path: Path) -> None:
     tickets = Tickets(settings_for(redis_url, tmp_path))
-    tickets.send("taken", 2)
-    assert wait_for(tickets, "taken", 2) == 2
-    assert [tickets.take("taken") for _ in range(3)] == [True, True, False]
+    tickets.send("taken", 3)
+    assert wait_for(tickets, "taken", 3) == 3
+    assert [tickets.take("taken", 2) for _ in range(3)] == [2, 1, 0]
     tickets.close()
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from shared.errors import Unavailable
 from shared.events import Events
@@ -31,6 +32,13 @@ log = logging.getLogger(__name__)
 
 #: seconds for which a thread takes its tickets by itself
 _OWN_TICKETS = 1.0
+
+
+class _Asked(NamedTuple):
+    """A thread's wish for a job: with a ticket that Celery ``brought``, or one that is still to be taken."""
+
+    queue: str
+    brought: bool
 
 
 class Runner:
@@ -67,7 +75,7 @@ class Runner:
         self._training = threading.BoundedSemaphore(1)
         #: no more jobs are taken here
         self.leaving = False
-        self._claims: Combiner[str, Job | None] = Combiner(self._claim)
+        self._claims: Combiner[_Asked, Job | None] = Combiner(self._claim)
 
     def ticket(self, queue: str) -> None:
         """Run the best job of the queue, if there is one; then, for a while, do so for further tickets.
@@ -75,24 +83,25 @@ class Runner:
         Taking those here spares Celery's way from Redis to a thread, which takes as long as claiming a job
         and writing its end. Other queues have their turn after that while."""
         until = time.monotonic() + _OWN_TICKETS
-        self._ticket(queue)
-        while (
-            queue != TRAINING_QUEUE
-            and not self.leaving
-            and time.monotonic() < until
-            and self._tickets.take(queue)
-        ):
-            self._ticket(queue)
+        more = self._ticket(_Asked(queue, brought=True))
+        while more and queue != TRAINING_QUEUE and time.monotonic() < until:
+            more = self._ticket(_Asked(queue, brought=False))
 
-    def _ticket(self, queue: str) -> None:
+    def _ticket(self, asked: _Asked) -> bool:
+        """Run a job. False when there was none, or may be none here now."""
+        queue = asked.queue
         with self._room(queue) as room:
             if self.leaving:
-                self._tickets.send(queue)  # for another worker
-            elif room and (job := self._claims.call(queue)) is not None:
-                with self._pace.measured(queue):
-                    self._run(job)
-                if queue == TRAINING_QUEUE:  # tickets that found no room meanwhile are gone
-                    self._tickets.send(queue)
+                if asked.brought:
+                    self._tickets.send(queue)  # for another worker
+                return False
+            if not room or (job := self._claims.call(asked)) is None:
+                return False
+            with self._pace.measured(queue):
+                self._run(job)
+            if queue == TRAINING_QUEUE:  # tickets that found no room meanwhile are gone
+                self._tickets.send(queue)
+            return True
 
     def leave(self, grace: float, hurry: threading.Event) -> None:
         """Take no more jobs. Those that run may end within ``grace`` seconds, or until ``hurry`` is set; then
@@ -119,18 +128,19 @@ class Runner:
         else:
             yield taken
 
-    def _claim(self, queues: Sequence[str]) -> list[Job | Exception | None]:
+    def _claim(self, asked: Sequence[_Asked]) -> list[Job | Exception | None]:
         """A job for each ticket, as far as they go; models that jobs here wait for are as good as loaded."""
         # two tenants' models of one name are taken for one: a wrong guess costs a place out of turn at most
         loaded = {model.rpartition("/")[2] for model in self._kiln.models}
         resident = loaded | {held.job.model for held in self._keeper.held()}
-        found = {
-            queue: iter(
-                self._leases.claim(self._worker_id, queue, limit=queues.count(queue), resident=resident)
-            )
-            for queue in set(queues)
-        }
-        return [next(found[queue], None) for queue in queues]
+        found: dict[str, Iterator[Job]] = {}
+        for queue in {one.queue for one in asked}:
+            limit = asked.count(_Asked(queue, brought=True))
+            if missing := asked.count(_Asked(queue, brought=False)):
+                limit += self._tickets.take(queue, missing)
+            jobs = self._leases.claim(self._worker_id, queue, limit=limit, resident=resident) if limit else ()
+            found[queue] = iter(jobs)
+        return [next(found[one.queue], None) for one in asked]
 
     def _run(self, job: Job) -> None:
         held = Held(job, self._events, self._scratch.begin)

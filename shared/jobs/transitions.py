@@ -215,15 +215,21 @@ def _implied(transition: Transition, now: object) -> dict[str, Any]:
     return implied
 
 
+_LOCK = (
+    sa.select(jobs.c.id)
+    .where(jobs.c.id == sa.any_(sa.bindparam("the_jobs", type_=postgresql.ARRAY(sa.String))))
+    .order_by(jobs.c.id)
+    .with_for_update()
+)
+
+
 def lock(database: Database, connection: Connection, ids: Sequence[str]) -> None:
     """Lock these rows in the order of their ids, so that two writers of many rows cannot deadlock.
 
     SQLite has one writer at a time and needs none of this.
     """
     if database.dialect == "postgresql":
-        connection.execute(
-            sa.select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id).with_for_update()
-        )
+        connection.execute(_LOCK, {"the_jobs": list(ids)})
 
 
 def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
