@@ -7,6 +7,7 @@ not depend on the clocks of workers.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class Database:
         #: it may crash alone: workers go on with what it forgot. SQLite goes down with all that use it, and a
         #: killed process loses nothing
         self.is_server = self.dialect == "postgresql"
+        self._writer = threading.Lock()
         #: when the server's clock was asked, by ``time.monotonic``, and what it said beyond that
         self._clock: tuple[float, float] | None = None
 
@@ -64,10 +66,24 @@ class Database:
         ``durable``: what it wrote survives a power cut, and the crash of a server. What a lease or upkeep
         would restore by itself need not wait for the disk. What somebody acts upon must (``is_server``).
         """
-        with _translated(), self.engine.connect() as connection:
+        with _translated(), self._turn(), self.engine.connect() as connection:
             connection.execution_options(qanvas_write="durable" if durable else "relaxed")
             with connection.begin():
                 yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite has one writer at a time, and one that finds another asks again every few milliseconds.
+        Those of one process take turns instead."""
+        if self.is_server:
+            yield
+            return
+        if not self._writer.acquire(timeout=BUSY_SECONDS):
+            raise Unavailable("the database does not answer", f"it was written to for {BUSY_SECONDS:g} s")
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     def now(self, connection: Connection) -> float:
         """The database's clock, in seconds since 1970.

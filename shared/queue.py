@@ -30,6 +30,8 @@ _BATCH = 500
 _GATHER, _GATHER_EACH, _GATHER_MOST = 0.02, 0.005, 0.1
 #: seconds Redis may take for one command before it counts as away
 _TIMEOUT = 5.0
+#: and for tickets that a worker takes by itself, which others of its jobs may wait behind
+_TAKE_TIMEOUT = 0.5
 
 
 def queue_name(queue: str) -> str:
@@ -79,6 +81,7 @@ class Tickets:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redis = connect(settings.redis_url, timeout=_TIMEOUT)
+        self._taking = connect(settings.redis_url, timeout=_TAKE_TIMEOUT, retry=False)
         self._pending: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -92,11 +95,11 @@ class Tickets:
             self._changed.notify()
 
     def take(self, queue: str, most: int = 1) -> int:
-        """Take tickets as Celery would; how many, none where Redis does not answer."""
+        """Take tickets as Celery would; how many, none where Redis does not answer at once."""
         import redis
 
         try:
-            return len(self._redis.rpop(queue_name(queue), most) or ())
+            return len(self._taking.rpop(queue_name(queue), most) or ())
         except redis.RedisError:
             return 0
 
@@ -120,6 +123,7 @@ class Tickets:
             self._changed.notify()
         self._thread.join(timeout=_TIMEOUT)
         self._redis.close()
+        self._taking.close()
 
     def _publish_forever(self) -> None:
         while True:

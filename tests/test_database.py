@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from shared import database as module
 from shared.database import Database
+from shared.errors import Unavailable
 
 
 def _statements(database: Database) -> list[str]:
@@ -70,3 +72,28 @@ def test_a_connection_that_was_just_used_is_not_asked_whether_it_holds(
             with database.read():
                 pass
         assert len(asked) == times
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_writers_of_one_process_take_turns_on_sqlite(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waited in the driver would ask every few milliseconds, holding a connection."""
+    seen = _statements(database)
+
+    def write() -> None:
+        with database.write():
+            pass
+
+    second = threading.Thread(target=write)
+    with database.write():
+        began = seen.count("BEGIN IMMEDIATE")
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        assert database.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
+    second.join(30)
+    assert seen.count("BEGIN IMMEDIATE") == began + 1
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
+    with database.write(), pytest.raises(Unavailable), database.write():
+        pass

@@ -64,8 +64,10 @@ class Endings:
         events: Events,
         tickets: Tickets,
         aftermath: Aftermath,
+        turns: threading.Lock,
     ) -> None:
-        """``most``: jobs that may be on their way to their end at once."""
+        """``most``: jobs that may be on their way to their end at once; ``turns``: of those that write to the
+        database together."""
         self._worker_id = worker_id
         self._jobs = jobs
         self._keeper = keeper
@@ -77,7 +79,7 @@ class Endings:
         self._aftermath = aftermath
         self._places = threading.BoundedSemaphore(most)
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="ending")
-        self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(leases.finish)
+        self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(leases.finish, turns=turns)
 
     def end(self, held: Held, outcome: Outcome) -> None:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not

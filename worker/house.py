@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 from shared.aftermath import Aftermath
 from shared.catalog.catalog import Catalog
@@ -90,6 +91,8 @@ class House:
         self.retention = Retention(
             settings, self.id, leases=leases, kept=Kept(self.database), outbox=outbox, storage=storage
         )
+        # at once they would take longer, each with fewer jobs: they compete for one interpreter
+        turns = threading.Lock()
         self.endings = Endings(
             worker_id=self.id,
             most=settings.slots,
@@ -102,6 +105,7 @@ class House:
             events=self.events,
             tickets=self.tickets,
             aftermath=aftermath,
+            turns=turns,
         )
         self.runner = Runner(
             worker_id=self.id,
@@ -116,6 +120,7 @@ class House:
             tickets=self.tickets,
             pace=self.pace,
             endings=self.endings,
+            turns=turns,
         )
 
     def describe(self) -> Worker:

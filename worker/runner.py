@@ -59,7 +59,9 @@ class Runner:
         tickets: Tickets,
         pace: Pace,
         endings: Endings,
+        turns: threading.Lock,
     ) -> None:
+        """``turns``: of those that write to the database together."""
         self._worker_id = worker_id
         self._leases = leases
         self._keeper = keeper
@@ -75,7 +77,7 @@ class Runner:
         self._training = threading.BoundedSemaphore(1)
         #: no more jobs are taken here
         self.leaving = False
-        self._claims: Combiner[_Asked, Job | None] = Combiner(self._claim)
+        self._claims: Combiner[_Asked, Job | None] = Combiner(self._claim, turns=turns)
 
     def ticket(self, queue: str) -> None:
         """Run the best job of the queue, if there is one; then, for a while, do so for further tickets.

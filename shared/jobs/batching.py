@@ -35,9 +35,14 @@ class Combiner(Generic[Item, Answer]):
     """
 
     def __init__(
-        self, execute: Callable[[Sequence[Item]], Sequence[Answer | Exception]], most: int = 64
+        self,
+        execute: Callable[[Sequence[Item]], Sequence[Answer | Exception]],
+        most: int = 64,
+        turns: threading.Lock | None = None,
     ) -> None:
+        """``turns``: held while one executes, where several combiners are not to do so at once."""
         self._execute = execute
+        self._turns = turns or threading.Lock()
         self._most = most
         self._lock = threading.Lock()
         self._waiting: deque[_Call[Item, Answer]] = deque()
@@ -59,8 +64,12 @@ class Combiner(Generic[Item, Answer]):
 
     def _lead(self, own: _Call[Item, Answer]) -> None:
         """Execute what waits, the caller's own item first, and let the next one lead."""
-        with self._lock:
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        with self._turns:
+            with self._lock:
+                batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            self._execute_for(batch, own)
+
+    def _execute_for(self, batch: Sequence[_Call[Item, Answer]], own: _Call[Item, Answer]) -> None:
         try:
             self._run(batch)
         finally:

@@ -61,3 +61,27 @@ def test_an_answer_that_is_an_exception_is_raised_in_its_caller_alone() -> None:
     assert combiner.call(3) == 3
     with pytest.raises(KeyError):
         combiner.call(-1)
+
+
+def test_combiners_that_take_turns_wait_for_each_other() -> None:
+    turns, started, gate = threading.Lock(), threading.Event(), threading.Event()
+
+    def hold(items: Sequence[int]) -> list[int | Exception]:
+        started.set()
+        assert gate.wait(30)
+        return list(items)
+
+    first, second = (
+        Combiner(hold, turns=turns),
+        Combiner(lambda items: [len(items)] * len(items), turns=turns),
+    )
+    with ThreadPoolExecutor(8) as pool:
+        held = pool.submit(first.call, 7)
+        assert started.wait(30)
+        waiting = [pool.submit(second.call, n) for n in range(3)]
+        wait_until(lambda: len(second._waiting) == 3, what="all to wait")
+        time.sleep(0.2)
+        assert not any(future.done() for future in waiting)
+        gate.set()
+        assert held.result(30) == 7
+        assert [future.result(30) for future in waiting] == [3, 3, 3]  # what came meanwhile goes together
