@@ -57,7 +57,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     measured.append(compare(subject, kind, load, rate, made, seconds=seconds, rounds=rounds))
                     print(subject.key, *line(measured[-1]), sep=" | ", flush=True)
         if subject.key == "step-bound":
-            alone = lone(subject, options.device, 20, 4 if options.quick else 60)
+            alone = lone(subject, options.device, 20, 2 if options.quick else 24)
     service = None
     if "service" in parts:
         count, rounds = (3 * SLOTS, 1) if options.quick else (8 * SLOTS, 5)

@@ -95,7 +95,7 @@ class Subject(ABC):
         while not (found := self.ended()).keys() >= set(wanted):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name}: {len(set(wanted) - found.keys())} jobs have not ended")
-            time.sleep(0.25)
+            time.sleep(1.0)  # each look takes what is measured something of the machine
         return [found[job_id] for job_id in wanted]
 
 

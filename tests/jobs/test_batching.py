@@ -71,10 +71,10 @@ def test_combiners_that_take_turns_wait_for_each_other() -> None:
         assert gate.wait(30)
         return list(items)
 
-    first, second = (
-        Combiner(hold, turns=turns),
-        Combiner(lambda items: [len(items)] * len(items), turns=turns),
-    )
+    def count(items: Sequence[int]) -> list[int | Exception]:
+        return [len(items)] * len(items)
+
+    first, second = Combiner(hold, turns=turns), Combiner(count, turns=turns)
     with ThreadPoolExecutor(8) as pool:
         held = pool.submit(first.call, 7)
         assert started.wait(30)

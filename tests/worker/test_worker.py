@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,9 +140,17 @@ def test_the_worker_is_listed_with_what_it_runs_and_gone_when_it_leaves(shop: Sh
     assert worker.running == (job_id,)
     assert worker.models == ("fake",)
     assert worker.memory["budget"] > 0
+    assert _steps_of_niceness(process.pid) == {0, 5}  # the kiln's threads, and those that step behind
     shop.jobs.cancel(job_id)
     assert process.stop() == 0
     assert shop.leases.workers(alive_within=60) == []
+
+
+def _steps_of_niceness(pid: int) -> set[int]:
+    """Those of the process's threads beyond this one's."""
+    threads = [int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    return {os.getpriority(os.PRIO_PROCESS, thread) - own for thread in threads}
 
 
 @pytest.mark.slow
