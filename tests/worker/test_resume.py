@@ -15,6 +15,7 @@ STEPS = 150
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.timeout(600)
 def test_a_picture_whose_worker_is_killed_goes_on_from_its_checkpoint(shop: Shop) -> None:
     wanted = {"model": "starter-image", "steps": STEPS, "num_images": 4, "seed": 7, "exact": True}
     first = shop.worker(slots=1, lease_seconds=10.0)
