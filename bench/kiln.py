@@ -60,7 +60,7 @@ def main(given: Sequence[str] | None = None) -> None:
             alone = lone(subject, options.device, 20, 2 if options.quick else 24)
     service = None
     if "service" in parts:
-        count, rounds = (3 * SLOTS, 1) if options.quick else (8 * SLOTS, 5)
+        count, rounds = (3 * SLOTS, 1) if options.quick else (8 * SLOTS, 10)
         service = compare_service(device, count, rounds)
     took = f"The run took {(time.monotonic() - began) / 60:.1f} minutes."
     whole = options.only is None and not options.quick

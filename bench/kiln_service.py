@@ -40,20 +40,28 @@ class Service:
 
 
 def compare(device: Device, count: int, rounds: int) -> Service:
-    """Both draw ``count`` pictures, more than the worker has slots, in each round, one after the other; both
-    are warm, and the other idle."""
+    """Both draw ``count`` pictures, more than the worker has slots, in each round, one after the other and in
+    changing order; both are warm, and the other idle."""
     model, weights = starter_image()
     given = {**INPUT, "width": 64, "height": 64}
     engines: list[Rate] = []
     services: list[Rate] = []
     with _service(device) as service, Drawing(device, SLOTS) as engine:
-        for _ in range(rounds + 1):
+
+        def draw_alone() -> None:
             used = time.process_time()
             drawn = engine.draw(model, weights, [given] * count)
             engines.append(_rate([each.ended for each in drawn], time.process_time() - used))
+
+        def draw_whole() -> None:
             used = service.cpu()
             ends = service.wait_for(service.submit(count))
             services.append(_rate(ends, service.cpu() - used))
+
+        for number in range(rounds + 1):
+            turns = (draw_alone, draw_whole)
+            for turn in turns if number % 2 == 0 else reversed(turns):
+                turn()
     del engines[0], services[0]  # the first round loads the model, and measures it
     pairs = list(zip(engines, services, strict=True))
     return Service(
