@@ -1,6 +1,6 @@
 """What previews cost: the same jobs in the same kiln with and without one a second, by turns.
 
-    python -m bench.previews [--seconds 45] [--jobs 6] [--steps 40] [--device cpu]
+    python -m bench.previews [--seconds 90] [--jobs 6] [--steps 40] [--device cpu]
 
 ``starter-image`` decodes previews with its own tiny autoencoder; ``projection`` is a small Stable Diffusion
 whose autoencoder has a fitted matrix instead. Previews are encoded as PNG by the thread that reads them, as
@@ -99,7 +99,7 @@ class Measurement:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=45.0, help="for each model")
+    parser.add_argument("--seconds", type=float, default=90.0, help="for each model")
     parser.add_argument("--jobs", type=int, default=6, help="jobs at once")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--device", default="cpu")
