@@ -61,8 +61,5 @@ class _Body:
         self._body, self._desks = body, desks
 
     def read(self, size: int = -1, /) -> bytes:
-        self._desks.leave()
-        try:
+        with self._desks.left():
             return self._body.read(size)
-        finally:
-            self._desks.take()
