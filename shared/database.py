@@ -7,6 +7,7 @@ not depend on the clocks of workers.
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ from shared.errors import ConfigurationError, MissingExtra, Unavailable
 
 #: seconds a SQLite writer waits for another before it gives up
 BUSY_SECONDS = 15.0
+#: seconds after which a SQLite writer asks again. SQLite itself waits ever longer, up to 100 ms: a process
+#: whose threads write one after the other is always there first
+_ASK_AGAIN_SECONDS = 0.0003
 
 #: seconds for which a connection to a server is believed to hold, unasked, after it was used
 _BELIEVED_SECONDS = 1.0
@@ -73,8 +77,8 @@ class Database:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """SQLite has one writer at a time, and one that finds another asks again every few milliseconds.
-        Those of one process take turns instead."""
+        """SQLite has one writer at a time, and one that finds another must ask again. Those of one process
+        wait for each other instead."""
         if self.is_server:
             yield
             return
@@ -149,6 +153,7 @@ def _sqlite(url: sa.URL) -> Engine:
         json_serializer=to_json,
         pool_size=16,
         max_overflow=64,
+        pool_use_lifo=True,  # the connection that was used last still has the database's pages
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 
@@ -169,10 +174,28 @@ def _sqlite(url: sa.URL) -> Engine:
         if connection.info.get("synchronous") != kind:
             connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
             connection.info["synchronous"] = kind
-        # IMMEDIATE: one that begins by reading and then writes would fail when another wrote between
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _begin_writing(connection.connection.driver_connection)
 
     return engine
+
+
+def _begin_writing(driver: Any) -> None:
+    """Begin a transaction as SQLite's one writer, after those of other processes. Raises Unavailable."""
+    last = time.monotonic() + BUSY_SECONDS
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                # IMMEDIATE: one that begins by reading and then writes would fail when another wrote between
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > last:
+                    raise Unavailable("the database does not answer", str(error)) from error
+            time.sleep(_ASK_AGAIN_SECONDS)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS:.0f}")
 
 
 def _postgresql(url: sa.URL) -> Engine:

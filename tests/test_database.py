@@ -1,7 +1,8 @@
-"""The database's clock: the server's own, asked seldom."""
+"""Connections: the server's clock, asked seldom, and who may write when."""
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 
@@ -74,12 +75,59 @@ def test_a_connection_that_was_just_used_is_not_asked_whether_it_holds(
         assert len(asked) == times
 
 
+def _transactions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Those that SQLite is asked to begin from now on for writing, a connection for each."""
+    begun: list[object] = []
+    begin = module._begin_writing
+
+    def note(driver: object) -> None:
+        begun.append(driver)
+        begin(driver)
+
+    monkeypatch.setattr(module, "_begin_writing", note)
+    return begun
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_writer_asks_for_another_processs_end_at_a_steady_pace(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own waiting grows to 100 ms, so that a process which writes all the time keeps others out."""
+    other = sqlite3.connect(str(database.url.database), isolation_level=None)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 30:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    other.execute("BEGIN IMMEDIATE")
+    with database.write() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 15_000
+    assert slept == [0.0003] * 30
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_writer_gives_up_when_another_process_never_ends(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
+    other = sqlite3.connect(str(database.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="database is locked"), database.write():
+        pass
+    other.execute("COMMIT")
+    with database.write():
+        pass
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_writers_of_one_process_take_turns_on_sqlite(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that waited in the driver would ask every few milliseconds, holding a connection."""
-    seen = _statements(database)
+    """One that asked the database again and again would hold a connection."""
+    begun = _transactions(monkeypatch)
 
     def write() -> None:
         with database.write():
@@ -87,13 +135,13 @@ def test_writers_of_one_process_take_turns_on_sqlite(
 
     second = threading.Thread(target=write)
     with database.write():
-        began = seen.count("BEGIN IMMEDIATE")
         second.start()
         second.join(0.3)
         assert second.is_alive()
         assert database.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
+        assert len(begun) == 1
     second.join(30)
-    assert seen.count("BEGIN IMMEDIATE") == began + 1
+    assert len(begun) == 2
     monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
     with database.write(), pytest.raises(Unavailable), database.write():
         pass
