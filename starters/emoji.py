@@ -16,6 +16,7 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ET
 import zipfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ MEDIAN_VALUE = {
     "purple": 150,
     "pink": 215,
 }
+#: how often a recoloured picture is drawn, by the angle in degrees from the thing's own hue: what the model
+#: never saw it makes like what it saw most, so that the colours next to a thing's own are told apart last
+EMPHASIS = ((45, 5.0), (90, 2.0), (180, 1.0))
 COLOURS = frozenset(HUES) | {"brown", "white", "black", "gray"}
 #: combinations that are always held out: things everybody knows in one colour
 SURPRISES = (
@@ -193,6 +197,11 @@ def coloured_captions(colour: str, noun: str) -> list[str]:
     ]
 
 
+def colour_captions(colour: str) -> list[str]:
+    """The colour alone: it is the same one, whatever has it."""
+    return [colour, f"something {colour}", article(f"{colour} thing")]
+
+
 def plain_captions(name: str, keywords: Sequence[str], pick: random.Random) -> list[str]:
     captions = [name] * 4 + [article(name), f"the {name}", f"an emoji of {article(name)}"]
     tags = [word for word in keywords if word != name and not words(word) & COLOURS]
@@ -236,7 +245,7 @@ def draw_all(*, share_held: float = 0.05, seed: int = 0) -> list[Picture]:
                     noun=noun,
                     colour=colour,
                     pixels=drawn,
-                    captions=tuple(coloured_captions(colour, noun)),
+                    captions=(*coloured_captions(colour, noun), *colour_captions(colour)),
                     held=(colour, noun) in SURPRISES or draw < share_held,
                 )
             )
@@ -277,24 +286,38 @@ def _without_held_words(pictures: Sequence[Picture]) -> list[Picture]:
     return kept
 
 
-def write_archive(pictures: Sequence[Picture], target: Path, share_recoloured: float = 0.35) -> None:
+def write_archive(pictures: Sequence[Picture], target: Path, share_recoloured: float = 0.5) -> None:
     """A training archive in Hugging Face's imagefolder layout, without anything that is held out.
 
     Recoloured pictures are many; ``weight`` lets them be ``share_recoloured`` of what is drawn."""
     shown = [p for p in pictures if not p.held]
-    recoloured = sum(p.colour is not None for p in shown)
-    each = share_recoloured / (1 - share_recoloured) * (len(shown) - recoloured) / max(1, recoloured)
+    weights = _weights(shown, share_recoloured)
     lines = []
     with zipfile.ZipFile(target, "w") as archive:
-        for index, picture in enumerate(shown):
+        for index, (picture, weight) in enumerate(zip(shown, weights, strict=True)):
             name = f"images/{index:05d}.png"
             content = io.BytesIO()
             Image.fromarray(picture.pixels).save(content, "PNG")
             _add(archive, name, content.getvalue())
-            weight = 1.0 if picture.colour is None else round(each, 4)
             lines.append({"file_name": name, "text": list(picture.captions), "weight": weight})
         metadata = "".join(json.dumps(line) + "\n" for line in lines)
         _add(archive, "metadata.jsonl", metadata.encode())
+
+
+def _weights(pictures: Sequence[Picture], share_recoloured: float) -> list[float]:
+    own: dict[str, list[float]] = defaultdict(list)
+    for p in pictures:
+        if p.colour is None and (hue := dominant_hue(p.pixels)) is not None:
+            own[p.noun].append(hue * 360 / 256)
+    often = [0.0 if p.colour is None else _emphasis(HUES[p.colour], own[p.noun]) for p in pictures]
+    scale = share_recoloured / (1 - share_recoloured) * often.count(0.0) / max(1.0, sum(often))
+    return [round(scale * each, 4) if each else 1.0 for each in often]
+
+
+def _emphasis(hue: float, own: Sequence[float]) -> float:
+    """For a picture in this hue of a thing that has these hues anyway, in degrees."""
+    angle = min((abs((hue - each + 180) % 360 - 180) for each in own), default=180.0)
+    return next(often for most, often in EMPHASIS if angle <= most)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
