@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from starters.emoji import (
@@ -36,16 +37,42 @@ def pictures() -> list[Picture]:
     return draw_all()
 
 
-@pytest.mark.parametrize("colour", HUES)
-def test_a_disc_of_any_hue_is_drawn_in_the_colour_asked_for(colour: str) -> None:
+def _disc(red: int, green: int, blue: int) -> NDArray[np.uint8]:
     ground = np.full((64, 64, 3), 255, np.uint8)
     rows, columns = np.mgrid[:64, :64]
-    for red, green, blue in [(200, 40, 40), (60, 160, 60), (90, 90, 220), (120, 110, 20)]:
-        disc = ground.copy()
-        disc[(rows - 32) ** 2 + (columns - 32) ** 2 < 500] = (red, green, blue)
+    ground[(rows - 32) ** 2 + (columns - 32) ** 2 < 500] = (red, green, blue)
+    return ground
+
+
+@pytest.mark.parametrize("colour", HUES)
+def test_a_disc_of_any_hue_is_drawn_in_the_colour_asked_for(colour: str) -> None:
+    for shade in [(200, 40, 40), (60, 160, 60), (90, 90, 220), (120, 110, 20)]:
+        disc = _disc(*shade)
         hue = dominant_hue(disc)
         assert hue is not None
         assert colour_of(recolour(disc, hue, colour)) == colour
+
+
+def test_the_colours_next_to_a_things_own_are_drawn_most_often(tmp_path: Path) -> None:
+    """And recoloured pictures, however many, as often together as the others."""
+    shade = _disc(210, 20, 20)
+    hue = dominant_hue(shade)
+    assert hue is not None
+    pictures = [Picture(name="ball", noun="ball", colour=None, pixels=shade, captions=("ball",))] + [
+        Picture(
+            name=f"{c} ball", noun="ball", colour=c, pixels=recolour(shade, hue, c), captions=(f"{c} ball",)
+        )
+        for c in HUES
+        if c != "red"
+    ]
+    write_archive(pictures, tmp_path / "balls.zip")
+    with zipfile.ZipFile(tmp_path / "balls.zip") as archive:
+        lines = [json.loads(line) for line in archive.read("metadata.jsonl").splitlines()]
+    often = {line["text"][0].removesuffix(" ball"): line["weight"] for line in lines}
+    assert often.pop("ball") == 1
+    assert sum(often.values()) == pytest.approx(1, abs=1e-3)
+    assert often["orange"] == often["pink"] == pytest.approx(5 * often["blue"], rel=1e-2)
+    assert often["yellow"] == pytest.approx(2 * often["green"], rel=1e-2)
 
 
 @pytest.mark.slow
