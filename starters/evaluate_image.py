@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from shared.chunks import in_chunks
 from starters.emoji import Picture, colour_of, draw_all
 
 FOLDER = Path(__file__).with_name("image")
@@ -72,9 +73,8 @@ def load(folder: Path) -> Any:
 def generate(pipe: Any, prompts: Sequence[str]) -> list[Pixels]:
     """One picture for each prompt, seeds 0, 1, 2 and so on."""
     made: list[Pixels] = []
-    for start in range(0, len(prompts), BATCH):
-        some = list(prompts[start : start + BATCH])
-        seeds = [torch.Generator().manual_seed(start + i) for i in range(len(some))]
+    for some in in_chunks(prompts, BATCH):
+        seeds = [torch.Generator().manual_seed(len(made) + i) for i in range(len(some))]
         images = pipe(
             some, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=seeds, output_type="np"
         ).images
