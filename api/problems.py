@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestedRangeNotSatisfiable
 
 from shared.errors import (
     Conflict,
@@ -131,6 +131,10 @@ def _of_http(error: HTTPException) -> ResponseReturnValue:
         detail = f"{request.method} is not possible here; allowed are {headers.get('Allow', 'none')}"
     if error.code == HTTPStatus.NOT_FOUND:
         detail = "there is nothing at this path; /docs lists what there is"
+    if isinstance(error, RequestedRangeNotSatisfiable):
+        asked, size = request.headers.get("Range", ""), error.length or 0
+        allowed = f"from 0 to {size - 1}" if size else "none, so ask without Range"
+        detail = f"Range: {asked[:100]} begins behind the end; there are {size} bytes, {allowed}"
     return problem(error.code, detail, headers=headers)
 
 

@@ -54,6 +54,8 @@ def test_a_range_out_of_bounds_is_a_problem_that_names_the_size(api: Api, output
     answer = api.get(output["url"], headers={"Range": wanted})
     assert answer.status_code == 416
     assert answer.headers["Content-Range"] == f"bytes */{SIZE}"
+    detail = answer.get_json()["detail"]
+    assert detail == f"Range: {wanted} begins behind the end; there are {SIZE} bytes, from 0 to {SIZE - 1}"
 
 
 @pytest.mark.parametrize(
