@@ -170,14 +170,28 @@ def colour_of(pixels: NDArray[np.uint8]) -> str | None:
         return None
     angle = hsv[..., 0] / 256 * 2 * np.pi
     hue = math.degrees(math.atan2((np.sin(angle) * weight).sum(), (np.cos(angle) * weight).sum())) % 360
-    return min(HUES, key=lambda c: abs((HUES[c] - hue + 180) % 360 - 180))
+    return _nearest(hue)
 
 
 def own_colour(hue: int) -> str | None:
     """The colour word for a hue (0 to 255), where one fits well."""
-    distance = {c: abs((h * 256 / 360 - hue + 128) % 256 - 128) for c, h in HUES.items()}
-    nearest = min(distance, key=lambda c: distance[c])
-    return nearest if distance[nearest] < 9 else None
+    nearest = _nearest(_degrees(hue))
+    return nearest if _angle(HUES[nearest], _degrees(hue)) < _degrees(9) else None
+
+
+def _degrees(hue: int) -> float:
+    """Of a hue that is 0 to 255."""
+    return hue * 360 / 256
+
+
+def _angle(a: float, b: float) -> float:
+    """Between two hues, all three in degrees."""
+    return abs((a - b + 180) % 360 - 180)
+
+
+def _nearest(hue: float) -> str:
+    """The colour word for a hue in degrees."""
+    return min(HUES, key=lambda colour: _angle(HUES[colour], hue))
 
 
 def article(phrase: str) -> str:
@@ -305,19 +319,21 @@ def write_archive(pictures: Sequence[Picture], target: Path, share_recoloured: f
 
 
 def _weights(pictures: Sequence[Picture], share_recoloured: float) -> list[float]:
+    """1 for a picture as it is, and for a recoloured one what its hue makes of the share of them all."""
     own: dict[str, list[float]] = defaultdict(list)
     for p in pictures:
         if p.colour is None and (hue := dominant_hue(p.pixels)) is not None:
-            own[p.noun].append(hue * 360 / 256)
-    often = [0.0 if p.colour is None else _emphasis(HUES[p.colour], own[p.noun]) for p in pictures]
-    scale = share_recoloured / (1 - share_recoloured) * often.count(0.0) / max(1.0, sum(often))
-    return [round(scale * each, 4) if each else 1.0 for each in often]
+            own[p.noun].append(_degrees(hue))
+    often = [None if p.colour is None else _emphasis(HUES[p.colour], own[p.noun]) for p in pictures]
+    plain, recoloured = often.count(None), sum(filter(None, often))
+    scale = share_recoloured / (1 - share_recoloured) * plain / max(1.0, recoloured)
+    return [1.0 if each is None else round(scale * each, 4) for each in often]
 
 
 def _emphasis(hue: float, own: Sequence[float]) -> float:
     """For a picture in this hue of a thing that has these hues anyway, in degrees."""
-    angle = min((abs((hue - each + 180) % 360 - 180) for each in own), default=180.0)
-    return next(often for most, often in EMPHASIS if angle <= most)
+    nearest = min((_angle(hue, each) for each in own), default=180.0)
+    return next(often for most, often in EMPHASIS if nearest <= most)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -142,8 +142,9 @@ def main() -> None:
     parser.add_argument(
         "name",
         choices=sorted(RECIPES),
-        help="what to train; image-more trains the server's starter-image 2,200 steps further and replaces "
-        "the weights of image, it does not make them from nothing",
+        help="what to train; image-more trains the server's starter-image "
+        f"{RECIPES['image-more'].input['steps']:,} steps further and replaces the weights of image, it does "
+        "not make them from nothing",
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
     parser.add_argument("--key", default="", help="an API key, where the server wants one")

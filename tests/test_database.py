@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
@@ -88,21 +90,27 @@ def _transactions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return begun
 
 
+@pytest.fixture
+def foreign(database: Database) -> Iterator[sqlite3.Connection]:
+    """A connection that is none of ours, in the middle of writing."""
+    with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_writer_asks_for_another_processs_end_at_a_steady_pace(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, foreign: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's own waiting grows to 100 ms, so that a process which writes all the time keeps others out."""
-    other = sqlite3.connect(str(database.url.database), isolation_level=None)
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == 30:
-            other.execute("COMMIT")
+            foreign.execute("COMMIT")
 
     monkeypatch.setattr(time, "sleep", sleep)
-    other.execute("BEGIN IMMEDIATE")
     with database.write() as connection:
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 15_000
     assert slept == [0.0003] * 30
@@ -110,14 +118,12 @@ def test_a_writer_asks_for_another_processs_end_at_a_steady_pace(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_writer_gives_up_when_another_process_never_ends(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, foreign: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
-    other = sqlite3.connect(str(database.url.database), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="database is locked"), database.write():
         pass
-    other.execute("COMMIT")
+    foreign.execute("COMMIT")
     with database.write():
         pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import zipfile
 import zlib
@@ -235,6 +236,14 @@ def test_a_damaged_entry_is_the_archives_fault(tmp_path: Path) -> None:
     content[45:60] = bytes(15)  # inside the first entry's data
     path.write_bytes(content)
     with pytest.raises(InvalidInput):
+        read_pictures(path, 16)
+
+
+def test_a_compression_that_is_not_known_is_the_archives_fault(tmp_path: Path) -> None:
+    path = pack(tmp_path / "odd.zip", GOOD, [{"file_name": "a.png", "text": "x"}])
+    method_99 = re.sub(rb"(?s)(PK\x03\x04.{4}|PK\x01\x02.{6})..", b"\\1\x63\x00", path.read_bytes())
+    path.write_bytes(method_99)
+    with pytest.raises(InvalidInput, match="compression method is not supported"):
         read_pictures(path, 16)
 
 

@@ -53,7 +53,7 @@ def read_pictures(archive: Path, size: int) -> Pictures:
     try:
         with zipfile.ZipFile(archive) as opened:
             return _read(opened, size)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: packed in a way that it cannot undo
         raise _fault(f"is not a zip that can be read ({error}); pack it with: zip -r data.zip .") from error
 
 
