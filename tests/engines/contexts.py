@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worker.engines.base import Call, Device, Image, Progress, Stopped, StopReason
+from worker.engines.base import Call, Device, Image, Progress, Stopped, StopReason, Value
 
 
 @dataclass
@@ -43,6 +43,9 @@ class Recorder:
 
     def share(self, call: Call) -> Any:
         return call.point.compute([call])[0]
+
+    def compute(self, work: Callable[[], Value], doing: str = "computing") -> Value:
+        return work()
 
     def token(self, text: str) -> None:
         self.tokens.append(text)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.catalog.models import Model
+
+Value = TypeVar("Value")
 
 
 class StopReason(StrEnum):
@@ -132,6 +134,8 @@ class Call:
     size: str | None = None
     #: one of many alike in its job. What comes once, as encoding a prompt does, goes first
     looped: bool = True
+    #: computing it again gives the same, so that it may be tried again where memory ran out
+    repeatable: bool = True
 
 
 class NotShareable(Exception):
@@ -159,6 +163,14 @@ class Context(Protocol):
         """Have a call computed, together with equal ones of other jobs; a boundary too.
 
         Returns the answer, or raises what computing it raised."""
+
+    def compute(self, work: Callable[[], Value], doing: str = "computing") -> Value:
+        """Run ``work`` on the engine thread, as this job's turn; a boundary too.
+
+        That thread alone computes on all cores of a CPU: a training step or the forward of a model whose
+        calls are not shared belongs in here. ``work`` calls nothing of the context, and is run once.
+        Returns what it returned, or raises what it raised; memory that ran out is an OutOfMemory that says
+        it was while ``doing`` so."""
 
     def token(self, text: str) -> None:
         """Stream a piece of generated text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shared.catalog.models import Model
-from shared.errors import InvalidInput, ModelUnavailable, OutOfMemory
+from shared.errors import InvalidInput, ModelUnavailable
 from worker.engines.base import Context, Device, Image, Progress, Result, Work
 from worker.engines.gan_nets import Generator, Shape
+from worker.engines.memory import memory_errors, module_bytes
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -31,14 +33,13 @@ class GanEngine:
         if folder is None:
             raise ModelUnavailable(f"model {model.id} has no files; name a folder or a hub repository")
         try:
-            return read_generator(folder).to(device.name, getattr(torch, device.dtype)).eval()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"model {model.id} does not fit in the memory of {device.name}") from error
+            with memory_errors(f"loading {model.id}"):
+                return read_generator(folder).to(device.name, getattr(torch, device.dtype)).eval()
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ModelUnavailable(f"model {model.id} cannot be read: {error}", retryable=False) from error
 
     def nbytes(self, loaded: Generator) -> int:
-        return sum(t.numel() * t.element_size() for t in (*loaded.parameters(), *loaded.buffers()))
+        return module_bytes(loaded)
 
     def run(self, loaded: Generator, work: Work, context: Context) -> Result:
         given, count = work.input, work.input["num_images"]
@@ -58,10 +59,8 @@ class GanEngine:
             metadata = {"seed": str(seed), "truncation": str(truncation)}
             if labels:
                 metadata["label"] = labels[label]
-            try:
-                images.append(Image(pixels=_picture(loaded, latent, label), metadata=metadata))
-            except torch.OutOfMemoryError as error:
-                raise OutOfMemory("out of memory while generating") from error
+            pixels = context.compute(partial(_picture, loaded, latent, label), "generating")
+            images.append(Image(pixels=pixels, metadata=metadata))
         context.boundary(Progress("generate", count, count))
         return Result(outputs=tuple(images))
 

@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from shared.catalog.models import Model
-from shared.errors import InvalidInput, ModelUnavailable, OutOfMemory
+from shared.errors import InvalidInput, ModelUnavailable
 from worker.engines.base import Context, Device, Progress, Result, Work
+from worker.engines.memory import memory_errors, module_bytes
 
 #: a decoder may need the token before to know whether a space belongs in front
 _LOOK_BACK = 6
@@ -59,67 +60,67 @@ class TextEngine:
             raise ModelUnavailable(f"model {model.id} has no files; name a folder or a hub repository")
         trust = model.trust_remote_code
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
-            network = AutoModelForCausalLM.from_pretrained(
-                folder,
-                trust_remote_code=trust,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=getattr(torch, device.dtype),
-            )
-            cast(nn.Module, network).to(device.name).eval()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"model {model.id} does not fit in the memory of {device.name}") from error
+            with memory_errors(f"loading {model.id}"):
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, trust_remote_code=trust, local_files_only=True
+                )
+                network = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    trust_remote_code=trust,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    dtype=getattr(torch, device.dtype),
+                )
+                cast(nn.Module, network).to(device.name).eval()
         except (OSError, ValueError, KeyError) as error:
             raise ModelUnavailable(f"model {model.id} cannot be read: {error}", retryable=False) from error
         return Loaded(network, tokenizer, _ends(network, tokenizer), _context(network))
 
     def nbytes(self, loaded: Loaded) -> int:
-        tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return module_bytes(loaded.model)
 
     def run(self, loaded: Loaded, work: Work, context: Context) -> Result:
         given = work.input
         prompt = read_prompt(loaded.tokenizer, given)
         room = _room(loaded, prompt, given["max_tokens"])
         pieces = Detokenizer(loaded.tokenizer, prompt.tokens, context.token, prompt.stops, prompt.answer)
-        try:
-            reason = _decode(loaded, prompt.tokens, room, given, pieces, context)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory("out of memory while generating; give a shorter prompt") from error
+        reason = _decode(_Decoder(loaded, prompt.tokens, given), room, pieces, context)
         pieces.close()
         used, made = len(prompt.tokens), pieces.count
         usage = {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made}
         return Result(value={"text": pieces.text, "finish_reason": reason, "usage": usage})
 
 
-@torch.inference_mode()
-def _decode(
-    loaded: Loaded,
-    prompt: list[int],
-    room: int,
-    given: Mapping[str, Any],
-    pieces: Detokenizer,
-    context: Context,
-) -> str:
+class _Decoder:
+    """Draws one token after the other, each from all before it."""
+
+    def __init__(self, loaded: Loaded, prompt: list[int], given: Mapping[str, Any]) -> None:
+        self._model, self.ends = loaded.model, loaded.ends
+        random = torch.Generator(self._model.device).manual_seed(given["seed"])
+        self._choose = sampler(given["temperature"], given["top_p"], random)
+        #: the tokens so far, int64 (1, n), and those of them that the model has not read yet
+        self._row = torch.tensor([prompt], device=self._model.device)
+        self._fresh, self._cache = self._row, None
+
+    @torch.inference_mode()
+    def next(self) -> int:
+        """Draw a token."""
+        out = self._model(input_ids=self._fresh, past_key_values=self._cache, use_cache=True)
+        self._cache = out.past_key_values
+        token = self._choose(self._row, out.logits[:, -1].float())
+        self._fresh = torch.tensor([[token]], device=self._model.device)
+        self._row = torch.cat([self._row, self._fresh], dim=1)
+        return token
+
+
+def _decode(decoder: _Decoder, room: int, pieces: Detokenizer, context: Context) -> str:
     """Draw up to ``room`` tokens into ``pieces`` and return why it ended, "stop" or "length"."""
-    device = loaded.model.device
-    random = torch.Generator(device).manual_seed(given["seed"])
-    choose = sampler(given["temperature"], given["top_p"], random)
-    row = torch.tensor([prompt], device=device)
-    fresh, cache = row, None
     context.boundary(Progress("generate", 0, room))
     for step in range(1, room + 1):
-        out = loaded.model(input_ids=fresh, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        token = choose(row, out.logits[:, -1].float())
-        if token in loaded.ends:
-            return "stop"
-        if pieces.add(token):
+        token = context.compute(decoder.next, "generating; give a shorter prompt")
+        if token in decoder.ends or pieces.add(token):
             return "stop"
         context.boundary(Progress("generate", step, room))
-        fresh = torch.tensor([[token]], device=device)
-        row = torch.cat([row, fresh], dim=1)
     return "length"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worker.engines.base import Call, Device, Image, Progress, Stopped
+from worker.engines.base import Call, Device, Image, Progress, Stopped, Value
+from worker.engines.memory import memory_errors
+from worker.kiln.cpu_threads import use_one_core
 from worker.kiln.firing import Checkpoint, Firing, Outcome, Preview
 
 
@@ -20,11 +22,29 @@ class Body:
     def __call__(self) -> None:
         firing = self._firing
         order = firing.order
+        use_one_core()
         try:
             result = order.engine.run(self._loaded, order.work, JobContext(firing, self._device))
             firing.computed = Outcome(result=result, load_seconds=firing.load_seconds)
         except BaseException as error:  # noqa: BLE001 - whoever ordered the job gets it
             firing.computed = Outcome.of_error(error, firing.load_seconds)
+
+
+class _Work:
+    """Implements ``Point``: whatever a job wants to have computed on the engine thread."""
+
+    name = "work"
+
+    def compute(self, calls: Sequence[Call]) -> list[Any]:
+        work, doing = calls[0].arguments
+        with memory_errors(doing):
+            return [work()]
+
+    def agree(self, one: Any, other: Any) -> bool:
+        return False  # nobody asks: calls without a key are computed alone
+
+
+_WORK = _Work()
 
 
 class JobContext:
@@ -69,6 +89,10 @@ class JobContext:
         if answer.error is not None:
             raise answer.error
         return answer.value
+
+    def compute(self, work: Callable[[], Value], doing: str = "computing") -> Value:
+        value: Value = self.share(Call(point=_WORK, arguments=(work, doing), repeatable=False))
+        return value
 
     def _hand_back(self) -> None:
         assert self._firing.thread is not None

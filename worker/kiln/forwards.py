@@ -171,6 +171,8 @@ class Forwards:
 
     def _alone(self, call: Call) -> Answer:
         answer = self._try_alone(call)
+        if not call.repeatable:
+            return answer
         if isinstance(answer.error, OutOfMemory) and self._room.clear():
             answer = self._try_alone(call)
         if isinstance(answer.error, OutOfMemory):

@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.errors import OutOfMemory
 from worker.engines.base import Device
+from worker.kiln.cpu_threads import use_one_core
 from worker.kiln.firing import Firing
 
 
@@ -73,6 +74,7 @@ class Loader:
     def _load(self, firing: Firing, memory: int) -> Loaded:
         order, began = firing.order, time.monotonic()
         device = replace(self._device, memory=memory)
+        use_one_core()
         try:
             with DefaultFormats(self._computing):
                 model = order.engine.load(order.model, order.folder, device)

@@ -13,6 +13,7 @@ from shared.errors import OutOfMemory
 from worker.engines.base import Device, Stopped
 from worker.kiln.baton import JobThreads
 from worker.kiln.context import Body
+from worker.kiln.cpu_threads import claim_cores
 from worker.kiln.decide import Candidate, Spent, Waiting, next_turn
 from worker.kiln.firing import Firing, Outcome
 from worker.kiln.forwards import Forwards
@@ -52,6 +53,7 @@ class Scheduler:
         self._firings: list[Firing] = []
         self._spent = Spent()
         self._full_until = 0.0
+        self._has_cores = False
 
     def run(self) -> None:
         """Return once the inbox is closed and every job has ended."""
@@ -79,6 +81,7 @@ class Scheduler:
                     self._end(firing, Outcome.of_error(error, one.seconds))
 
     def _load_next(self) -> None:
+        self._has_cores = self._has_cores or claim_cores()
         waiting = [one for one in self._firings if one.thread is None and one.shall_stop is None]
         running = any((one.thread or one.pinned) and not one.order.background for one in self._firings)
         self._models.load_next(waiting, running=running)

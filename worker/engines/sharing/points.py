@@ -22,7 +22,11 @@ from worker.engines.sharing.buckets import fillers
 from worker.engines.sharing.declared import DENOISERS, ENCODERS, Declared
 from worker.engines.sharing.split import agree, split
 
-_POINT = "_qanvas_point"
+_POINTS = "_qanvas_points"
+#: what pipelines call of their modules
+_METHODS = ("forward", "encode", "decode")
+#: how the names of modules begin that are called at every step
+_LOOPED = ("transformer", "unet", "controlnet", "prior")
 
 
 @dataclass(slots=True)
@@ -65,8 +69,9 @@ def taking_part(
 def install(pipe: Any) -> None:
     """Patch what is declared of a pipeline's modules, each once.
 
-    A denoiser of a class that nobody declared is patched too: its calls are computed apart. What was hooked
-    before, to bring a module to the device when it is called, is part of computing its calls."""
+    What nobody declared is patched too: its calls are computed apart, on the engine thread as all others.
+    What was hooked before, to bring a module to the device when it is called, is part of computing its
+    calls."""
     for name, part in parts_of(pipe):
         _patch(name, part)
 
@@ -74,7 +79,7 @@ def install(pipe: Any) -> None:
 @contextmanager
 def removed(pipe: Any) -> Iterator[None]:
     """Inside, the modules are as they were before ``install``, for a library that changes them."""
-    points: list[ModulePoint] = [vars(part)[_POINT] for _, part in parts_of(pipe) if _POINT in vars(part)]
+    points = [point for _, part in parts_of(pipe) for point in vars(part).get(_POINTS, ())]
     for point in points:
         point.step_aside()
     try:
@@ -85,19 +90,23 @@ def removed(pipe: Any) -> Iterator[None]:
 
 
 def _patch(name: str, module: Any) -> None:
-    if _POINT in vars(module):
+    if _POINTS in vars(module):
         return
-    cls = type(module).__name__
-    declared = DENOISERS.get(cls) or ENCODERS.get(cls)
-    if declared is None and name.startswith(("transformer", "unet", "controlnet")):
-        declared = _UNKNOWN
-    if declared is not None:
-        vars(module)[_POINT] = point = ModulePoint(name, module, declared)
+    points = [ModulePoint(name, module, declared) for declared in _declared(name, module)]
+    vars(module)[_POINTS] = points
+    for point in points:
         point.hold()
 
 
-#: of which nothing is known
-_UNKNOWN = Declared("", {})
+def _declared(name: str, module: Any) -> Iterator[Declared]:
+    """Each method that pipelines call, as it is declared, or as one of which nothing is known."""
+    cls = type(module).__name__
+    known = DENOISERS.get(cls) or ENCODERS.get(cls)
+    if known is not None:
+        yield known
+    for method in _METHODS:
+        if hasattr(module, method) and (known is None or known.method != method):
+            yield Declared("", {}, method=method, looped=name.startswith(_LOOPED) and method == "forward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,8 @@ class ModulePoint:
         named = dict(zip(self._names, args, strict=False)) | dict(kwargs)
         arguments = _Arguments(job.ready, args, kwargs, named)
         declared = self._declared
+        if not (declared.kinds or declared.looped):  # once in a job: that it shares with nobody costs little
+            return Call(point=self, arguments=arguments, looped=False)
         try:
             if not declared.kinds:
                 raise NotShareable(f"{type(self._module).__name__} is not declared")

@@ -52,21 +52,31 @@ class Budget:
 
 
 class Keeper:
-    """The boundary of a training step: saves now and then, and when the worker is told to leave."""
+    """Computes training steps, and saves now and then, and when the worker is told to leave."""
 
     def __init__(self, context: Context, seconds: float = 90.0) -> None:
         self._context, self._seconds, self._last = context, seconds, time.monotonic()
 
+    def compute(self, step: Callable[[], None]) -> None:
+        """Have a step computed. Call it inside ``saving``: the training may be stopped before or after it."""
+        self._context.compute(step, "training; a smaller batch or a smaller model needs less")
+
     def boundary(self, progress: Progress, write: Callable[[Path], None]) -> None:
-        try:
+        with self.saving(write):
             self._context.boundary(progress)
+        if time.monotonic() - self._last >= self._seconds:
+            self._context.checkpoint(write)
+            self._last = time.monotonic()
+
+    @contextmanager
+    def saving(self, write: Callable[[Path], None]) -> Iterator[None]:
+        """Save where the job is stopped inside, because the worker leaves."""
+        try:
+            yield
         except Stopped as stopped:
             if stopped.reason is StopReason.DRAINING:
                 self._context.checkpoint(write)
             raise
-        if time.monotonic() - self._last >= self._seconds:
-            self._context.checkpoint(write)
-            self._last = time.monotonic()
 
 
 class Loop:
@@ -102,11 +112,16 @@ class Loop:
         after: Callable[[], None] = lambda: None,
     ) -> None:
         """Step until the budget is spent. ``loss`` draws a batch with the generator it is given."""
-        while self.share < 1:
+
+        def step() -> None:
             started = time.monotonic()
             self._update(loss(self.generator))
             self.seconds += time.monotonic() - started
-            after()
+
+        while self.share < 1:
+            with keeper.saving(write):
+                keeper.compute(step)
+                after()
             total = round(self.step / self.share) if self.budget.minutes else self.budget.steps
             keeper.boundary(Progress(stage, self.step, total), write)
 

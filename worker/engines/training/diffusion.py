@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from shared.catalog.models import Model
 from shared.catalog.tasks import TASKS, TOGETHER
 from worker.engines.base import Context, Device, File, Image, Progress, Result, TrainedModel, Work
 from worker.engines.memory import memory_errors
+from worker.engines.sharing.points import install, taking_part
 from worker.engines.training import diffusion_nets as nets
 from worker.engines.training.common import Budget, Keeper, Loop, autocast, keep_heap
 from worker.engines.training.dataset import Pictures, read_pictures
@@ -134,7 +136,7 @@ class _Training:
         def after() -> None:
             if shown.due():
                 with loop.averaged():
-                    self._context.preview(self._reconstructions(vae))
+                    self._context.preview(self._context.compute(partial(self._reconstructions, vae)))
 
         loop.run(loss, "autoencoder", self._keeper, lambda folder: loop.save(folder / "autoencoder"), after)
         loop.adopt_average()
@@ -175,7 +177,8 @@ class _Training:
         found = []
         for index, chunk in enumerate(chunks):
             self._context.boundary(Progress("latents", index, len(chunks)))
-            found.append(latents_of(vae, chunk.to(self._device)).cpu())
+            encode = partial(latents_of, vae, chunk.to(self._device))
+            found.append(self._context.compute(encode).cpu())
         return torch.cat(found)
 
     # 4: noise and text → latents
@@ -247,14 +250,16 @@ class _Training:
             self._context.boundary(Progress("samples", step + 1, PREVIEW_STEPS))
             return values
 
-        images = pipe(
-            prompts,
-            num_inference_steps=PREVIEW_STEPS,
-            guidance_scale=GUIDANCE,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
-            output_type="pt",
-            callback_on_step_end=between,
-        ).images
+        install(pipe)
+        with taking_part(self._context):
+            images = pipe(
+                prompts,
+                num_inference_steps=PREVIEW_STEPS,
+                guidance_scale=GUIDANCE,
+                generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+                output_type="pt",
+                callback_on_step_end=between,
+            ).images
         return Image(pixels=grid(images * 2 - 1, 12))
 
     # the end: a folder that any diffusers can load

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,7 +89,7 @@ class GanTrainer:
             game.restore(context.resume)
         game.play(context)
         folder = context.scratch / "model"
-        game.export(folder)
+        context.compute(partial(game.export, folder))
         strip = game.history.draw(context.scratch / "training.png")
         archive = zip_folder(folder, context.scratch / "model.zip")
         labels = list(game.shape.labels)
@@ -147,17 +148,21 @@ class Game:
         keeper = Keeper(context, CHECKPOINT_SECONDS)
         shown = time.monotonic()
         while self.share < 1:  # 6. Repeat.
-            if self.history.is_due(self.share):
-                self._remember()
-            started = time.monotonic()
-            self._step()
-            self.seconds += time.monotonic() - started
+            with keeper.saving(self.save):
+                if self.history.is_due(self.share):
+                    context.compute(self._remember)
+                keeper.compute(self._timed_step)
             total = round(self.step / self.share) if self.budget.minutes else self.budget.steps
             keeper.boundary(Progress("train", self.step, total), self.save)
             if time.monotonic() - shown > PREVIEW_SECONDS:
-                context.preview(Image(pixels=grid(self._samples(), COLUMNS)))
+                context.preview(Image(pixels=grid(context.compute(self._samples), COLUMNS)))
                 shown = time.monotonic()
-        self._remember()
+        context.compute(self._remember)
+
+    def _timed_step(self) -> None:
+        started = time.monotonic()
+        self._step()
+        self.seconds += time.monotonic() - started
 
     def _step(self) -> None:
         rate = self.budget.rate(self.step, self.seconds)
