@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shared.catalog import builtin
-from shared.catalog.models import Model
+from shared.catalog.models import Folder, Model
 from tests.kiln.studio import Quiet
 from worker.encode import encode_preview
 from worker.engines.base import Device, Work
@@ -46,9 +46,15 @@ class Drawing:
 
     def draw(self, model: Model, weights: Path, inputs: Sequence[Mapping[str, Any]]) -> list[Drawn]:
         """All of these jobs. Raises RuntimeError when one fails."""
-        return list(self._threads.map(lambda given: self._one(model, weights, given), inputs))
+        return list(self._threads.map(lambda given: self.one(model, weights, given), inputs))
 
-    def _one(self, model: Model, weights: Path, given: Mapping[str, Any]) -> Drawn:
+    @property
+    def forwards(self) -> Mapping[str, int]:
+        """As ``Kiln.forwards``."""
+        return self._kiln.forwards
+
+    def one(self, model: Model, weights: Path, given: Mapping[str, Any]) -> Drawn:
+        """One job, on the calling thread. Raises RuntimeError when it fails."""
         number = next(self._numbers)
         order = Order(
             work=Work(job_id=f"job-{number}", task="text-to-image", input=given),
@@ -71,9 +77,25 @@ class Drawing:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its threads."""
         self._threads.shutdown()
         self._kiln.close(timeout=10)
         self._folder.cleanup()
+
+
+def folder_model(folder: Path) -> Model:
+    """A pipeline in a folder, as the catalog would have it."""
+    return Model(
+        id=folder.name,
+        task="text-to-image",
+        engine="diffusion",
+        source=Folder(str(folder)),
+        input_schema={},
+        output="image/png",
+    )
 
 
 def starter_image() -> tuple[Model, Path]:

@@ -12,22 +12,25 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.kiln_lone import Lone, lone
-from bench.kiln_models import subjects
-from bench.kiln_report import aims, aims_table, line, plots, tables
+from bench.kiln_models import Subject, subjects
+from bench.kiln_report import aims, aims_table, full_table, line, lone_table, plots, tables
 from bench.kiln_rounds import Measured, capacity, compare, systems
-from bench.kiln_service import STEPS, Rate, Service
-from bench.kiln_service import compare as compare_service
-from bench.kiln_systems import SLOTS
+from bench.kiln_service import Service
+from bench.kiln_service import compare as compare_full
 from bench.report import IMAGES, fill_in, machine, on_device
+from worker.engines.base import Device
 from worker.kiln.devices import describe, find_device
 
 #: times as many rounds where an aim is set, and times as long
 _MORE, _LONGER = 2, 1.5
-PARTS = ("step-bound", "starter-image", "compute-bound", "service")
+MODELS = ("step-bound", "starter-image", "compute-bound")
+PARTS = ("load", "alone", "full")
+#: pairs of requests that are alone, and rounds of a full queue
+_PAIRS, _ROUNDS = 44, 6
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -36,36 +39,31 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of one round, for calls one by one")
     parser.add_argument("--rounds", type=int, default=2, help="of each measurement, forth and back")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of it; writes nothing")
+    parser.add_argument("--model", choices=MODELS, action="append", help="this one; writes nothing")
     parser.add_argument("--quick", action="store_true", help="a short look at load 3; writes nothing")
     options = parser.parse_args(given)
     if options.quick:
         options.seconds, options.rounds = 0.5, 1
-    device, parts = find_device(options.device), options.only or PARTS
+    device, parts, models = find_device(options.device), options.only or PARTS, options.model or MODELS
     began, said = time.monotonic(), f"{machine()} The device is {describe(device)}."
-    measured: list[Measured] = []
-    alone: Lone | None = None
-    for subject in subjects(device):
-        if subject.key not in parts:
-            continue
-        with systems(subject, device) as made:
-            for kind, steps in (("equal", subject.equal), ("mixed", subject.mixed)):
-                rate = capacity(made[0], steps)
-                for load in subject.loads[-1:] if options.quick else subject.loads:
-                    seconds, rounds = options.seconds, options.rounds
-                    if load in subject.decisive:
-                        seconds, rounds = _LONGER * seconds, _MORE * rounds
-                    measured.append(compare(subject, kind, load, rate, made, seconds=seconds, rounds=rounds))
-                    print(subject.key, *line(measured[-1]), sep=" | ", flush=True)
-        if subject.key == "step-bound":
-            alone = lone(subject, options.device, 20, 2 if options.quick else 24)
-    service = None
-    if "service" in parts:
-        count, rounds = (3 * SLOTS, 1) if options.quick else (8 * SLOTS, 10)
-        service = compare_service(device, count, rounds)
+    chosen = [subject for subject in subjects(device) if subject.key in models]
+    measured = (
+        [each for subject in chosen for each in _loads(subject, device, options)] if "load" in parts else []
+    )
+    alone: list[Lone] = []
+    full: list[Service] = []
+    for subject in chosen:
+        if "alone" in parts:
+            alone.append(lone(subject, device, 4 if options.quick else _PAIRS))
+            print(lone_table(alone[-1:]), flush=True)
+        if "full" in parts:
+            rounds, turn = (1, 3.0) if options.quick else (_ROUNDS, 15.0)
+            full.append(compare_full(subject, device, rounds, turn))
+            print(full_table(full[-1:]), flush=True)
     took = f"The run took {(time.monotonic() - began) / 60:.1f} minutes."
-    whole = options.only is None and not options.quick
+    whole = not (options.only or options.model or options.quick)
     part = on_device("kiln", device)
-    page = _page(f"{said} {took}", measured, alone, service)
+    page = _page(f"{said} {took}", measured, alone, full)
     print(page)
     with tempfile.TemporaryDirectory() as folder:
         drawn = plots(measured, part, IMAGES if whole else Path(folder))
@@ -74,25 +72,27 @@ def main(given: Sequence[str] | None = None) -> None:
         fill_in(part, "\n\n".join([page, *shown]))
 
 
-def _page(said: str, measured: Sequence[Measured], alone: Lone | None, service: Service | None) -> str:
+def _loads(subject: Subject, device: Device, options: argparse.Namespace) -> Iterator[Measured]:
+    """Equal and mixed steps under each load."""
+    with systems(subject, device) as made:
+        for kind, steps in (("equal", subject.equal), ("mixed", subject.mixed)):
+            rate = capacity(made[0], steps)
+            for load in subject.loads[-1:] if options.quick else subject.loads:
+                seconds, rounds = options.seconds, options.rounds
+                if load in subject.decisive:
+                    seconds, rounds = _LONGER * seconds, _MORE * rounds
+                found = compare(subject, kind, load, rate, made, seconds=seconds, rounds=rounds)
+                print(subject.key, *line(found), sep=" | ", flush=True)
+                yield found
+
+
+def _page(said: str, measured: Sequence[Measured], alone: Sequence[Lone], full: Sequence[Service]) -> str:
     """Markdown."""
-    parts = [said, aims_table(aims(measured, alone, service)), tables(measured)]
-    if alone is not None:
-        parts.append(
-            f"One request alone (step-bound, 20 steps) takes {1000 * alone.plain:.1f} ms as a call of the "
-            f"pipeline and {1000 * alone.kiln:.1f} ms in the kiln; ratio {alone.ratio:.3f}."
-        )
-    if service is not None:
-        parts.append(
-            f"The whole service draws {_rate(service.service)} (starter-image, {STEPS} steps, full queue, "
-            f"CPU of all processes), the engine alone {_rate(service.engine)}; ratio of the rates "
-            f"{service.ratio:.3f}, of the CPU {service.cpu_ratio:.3f}."
-        )
+    parts = [said, aims_table(aims(measured, alone, full))]
+    parts += [lone_table(alone)] if alone else []
+    parts += [full_table(full)] if full else []
+    parts += [tables(measured)] if measured else []
     return "\n\n".join(parts)
-
-
-def _rate(rate: Rate) -> str:
-    return f"{rate.pictures:.1f} pictures/s with {1000 * rate.cpu:.0f} ms of CPU for each"
 
 
 if __name__ == "__main__":

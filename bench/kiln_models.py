@@ -31,6 +31,16 @@ class Subject:
     loads: tuple[float, ...] = (0.7, 1.5, 3.0)
     #: those at which aims are set: they are measured longer
     decisive: tuple[float, ...] = ()
+    #: of a request that is alone
+    lone: int = 10
+    guidance: float = 1.0
+
+    def saved(self, folder: Path) -> Path:
+        """Where the pipeline's files lie; saved into ``folder`` where it has none yet."""
+        if self.key == "starter-image":
+            return STARTER
+        self.make().save_pretrained(folder / "pipeline")
+        return folder / "pipeline"
 
 
 def subjects(device: Device) -> Iterator[Subject]:
@@ -42,8 +52,9 @@ def subjects(device: Device) -> Iterator[Subject]:
         "step-bound, 1 M parameters at 8²",
         lambda: random_unet((32, 64), 8, device),
         decisive=(3.0,),
+        lone=20,
     )
-    yield Subject("starter-image", "starter-image, 16²", lambda: starter(device))
+    yield Subject("starter-image", "starter-image, 16²", lambda: starter(device), lone=16, guidance=3.0)
     yield Subject(
         "compute-bound",
         f"compute-bound, {402 if on_gpu else 9} M parameters at {side}²",
@@ -52,6 +63,7 @@ def subjects(device: Device) -> Iterator[Subject]:
         mixed=(2, 3, 5, 6),
         loads=(0.7, 0.85, 1.5, 3.0),
         decisive=(0.85,),
+        lone=4,
     )
 
 

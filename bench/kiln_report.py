@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.kiln_lone import Lone
 from bench.kiln_rounds import Figures, Measured
-from bench.kiln_service import Service
+from bench.kiln_service import BATCHES, Service
 from bench.report import ratio, table
 
 #: in the order of the columns, with the colours of the plots
@@ -67,16 +67,54 @@ def line(each: Measured) -> list[str]:
     ]
 
 
-def aims(measured: Sequence[Measured], alone: Lone | None, service: Service | None) -> list[Aim]:
+def aims(measured: Sequence[Measured], alone: Sequence[Lone], full: Sequence[Service]) -> list[Aim]:
     """Of those that were measured."""
     found: list[Aim] = []
     for each in measured:
         found += _aims(each)
-    if alone is not None:
-        found.append(Aim("one request alone, time in the kiln to the bare call", alone.ratio, 1.03, False))
-    if service is not None:
-        found.append(Aim("starter-image, whole service to the engine alone", service.ratio, 0.95, True))
+    for one in alone:
+        where = f"{one.subject.key}, one request alone: time"
+        found.append(Aim(f"{where}, kiln to the bare call", one.kiln.median, 1.03, False))
+        found.append(Aim(f"{where}, whole service to the bare call", one.service.median, 1.1, False))
+    found += [
+        Aim(
+            f"{one.subject.key}, full queue: pictures/s, whole service to bare batches", one.ratio, 0.95, True
+        )
+        for one in full
+    ]
     return found
+
+
+def lone_table(alone: Sequence[Lone]) -> str:
+    """Markdown: one request alone."""
+    head = ["one request alone", "steps", "bare, ms", "kiln to bare", "whole service to bare", "pairs"]
+    rows = [
+        [
+            one.subject.key,
+            str(one.subject.lone),
+            f"{1000 * one.bare:.0f}",
+            str(one.kiln),
+            str(one.service),
+            str(one.pairs),
+        ]
+        for one in alone
+    ]
+    return table([head, *rows])
+
+
+def full_table(full: Sequence[Service]) -> str:
+    """Markdown: pictures a second by the size of bare batches, and of the service."""
+    head = ["pictures/s", *(f"bare, {size} at once" for size in BATCHES), "service", "to the best, by turns"]
+    rows = [
+        [
+            one.subject.key,
+            *(f"{one.batches[size]:.2f}" for size in BATCHES),
+            f"{one.service:.2f}",
+            f"{one.ratio:.3f}",
+        ]
+        for one in full
+    ]
+    return table([head, *rows])
 
 
 def _aims(each: Measured) -> Iterator[Aim]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 import statistics
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.kiln_models import Subject
-from bench.kiln_systems import MOST, InKiln, Request, Sequential, Static, System
+from bench.kiln_systems import MOST, SYSTEMS, Apart, Request
 from worker.engines.base import Device
 
 #: requests of a round at least and at most
@@ -42,21 +44,21 @@ class Measured:
 
 
 @contextmanager
-def systems(subject: Subject, device: Device) -> Iterator[list[System]]:
-    """The three, warm. The kiln has a pipeline of its own, because it patches it."""
-    made: list[System] = []
-    try:
-        pipe = subject.make()
-        made += [Sequential(pipe), Static(pipe), InKiln(subject.make(), device)]
-        for system in made:
-            _warm(system, subject)
-        yield made
-    finally:
-        for system in made:
-            system.close()
+def systems(subject: Subject, device: Device) -> Iterator[list[Apart]]:
+    """The three, warm."""
+    with tempfile.TemporaryDirectory(prefix="qanvas-systems-") as scratch:
+        folder = subject.saved(Path(scratch))
+        made = [Apart(name, folder, device) for name in SYSTEMS]
+        try:
+            for system in made:
+                _warm(system, subject)
+            yield made
+        finally:
+            for system in made:
+                system.close()
 
 
-def _warm(system: System, subject: Subject) -> None:
+def _warm(system: Apart, subject: Subject) -> None:
     """Until the kiln knows what each number of rows costs, as a worker does that has run before."""
     for _ in range(2 if system.threads > 1 else 1):
         for count in (1, 2, 4, MOST, system.threads) if system.threads > 1 else (1, MOST):
@@ -64,7 +66,7 @@ def _warm(system: System, subject: Subject) -> None:
             system.serve(requests, [0.0] * count)
 
 
-def capacity(one: System, steps: Sequence[int]) -> float:
+def capacity(one: Apart, steps: Sequence[int]) -> float:
     """Requests a second that calls one after the other can serve: the median of seven looks."""
     requests = [Request(seed, each) for seed, each in enumerate(sorted(steps) * (4 // len(steps)))]
     looks = [one.serve(requests, [0.0] * len(requests)) for _ in range(7)]
@@ -76,7 +78,7 @@ def compare(
     kind: str,
     load: float,
     rate: float,
-    made: Sequence[System],
+    made: Sequence[Apart],
     *,
     seconds: float,
     rounds: int,

@@ -1,30 +1,27 @@
-"""Three ways to serve the same requests with the same pipeline: one by one, static batches, the kiln."""
+"""Three ways to serve the same requests with the same pipeline: one by one, static batches, the kiln.
+
+Each runs in a process of its own, and computes on one thread of it.
+"""
 
 from __future__ import annotations
 
-import copy
+import multiprocessing
 import queue
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
-from shared.catalog.models import Builtin, Model
+from bench.drawing import Drawing, folder_model
 from shared.settings import Settings
-from tests.kiln.studio import Quiet
-from worker.engines.base import Context, Device, Result, Work
-from worker.engines.own import own_copy
-from worker.engines.sharing.points import install, taking_part
-from worker.kiln.devices import describe
-from worker.kiln.firing import Order
-from worker.kiln.kiln import Kiln
-from worker.kiln.profiles import Profiles
+from worker.engines.base import Device
 
 #: jobs in a static batch at most, and seconds that its first one waits for others
 MOST, WINDOW = 8, 0.05
@@ -45,11 +42,10 @@ class Request:
 class System(ABC):
     """A server of one pipeline: so many threads take requests in order of arrival."""
 
-    name: str
     threads = 1
 
-    def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
+    def __init__(self, folder: Path, device: Device) -> None:
+        self.folder, self.device = folder, device
         self._pool = ThreadPoolExecutor(self.threads)
 
     @property
@@ -70,22 +66,6 @@ class System(ABC):
             each.result()
         return max(request.done for request in requests) - began
 
-    def draw(self, requests: Sequence[Request]) -> None:
-        """One call of the pipeline for requests of equal steps."""
-        self.copy()(
-            [f"picture {request.seed}" for request in requests],
-            num_inference_steps=requests[0].steps,
-            guidance_scale=1.0,
-            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-            output_type="np",
-        )
-
-    def copy(self) -> Any:
-        """The pipeline for one call."""
-        pipe = copy.copy(self.pipe)
-        pipe.scheduler = copy.deepcopy(self.pipe.scheduler)
-        return pipe
-
     def close(self) -> None:
         """Stop its threads; nothing is served any more."""
         self._pool.shutdown()
@@ -101,10 +81,10 @@ class System(ABC):
 class Sequential(System):
     """Calls of the pipeline one after the other, in order of arrival."""
 
-    name = "sequential"
-
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
+    def __init__(self, folder: Path, device: Device) -> None:
+        super().__init__(folder, device)
+        # on the thread that computes: another one that computed too would slow it down
+        self._pipe = self._pool.submit(self._load).result()
         self._forwards = 0
 
     @property
@@ -114,8 +94,20 @@ class Sequential(System):
     def one(self, request: Request) -> None:
         self._together([request])
 
+    def _load(self) -> Any:
+        load: Any = DiffusionPipeline.from_pretrained
+        pipe = load(self.folder, dtype=getattr(torch, self.device.dtype), local_files_only=True)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(self.device.name)
+
     def _together(self, requests: Sequence[Request]) -> None:
-        self.draw(requests)
+        """One call of the pipeline for requests of equal steps."""
+        self._pipe(
+            [f"picture {request.seed}" for request in requests],
+            num_inference_steps=requests[0].steps,
+            guidance_scale=1.0,
+            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+        )
         self._forwards += requests[0].steps
         done = time.perf_counter()
         for request in requests:
@@ -125,10 +117,8 @@ class Sequential(System):
 class Static(Sequential):
     """Up to eight that arrive within 50 ms in one call; those of different steps in calls of their own."""
 
-    name = "static"
-
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
+    def __init__(self, folder: Path, device: Device) -> None:
+        super().__init__(folder, device)
         self._waiting: queue.SimpleQueue[Request] = queue.SimpleQueue()
 
     def _submit(self, request: Request) -> Future[None]:
@@ -154,62 +144,79 @@ class Static(Sequential):
 
 
 class InKiln(System):
-    """The worker's own kiln, with as many threads as a worker has slots, without the rest of the worker."""
+    """The worker's own kiln and engine, with as many threads as a worker has slots, without the rest of the
+    worker."""
 
-    name = "kiln"
     threads = SLOTS
 
-    def __init__(self, pipe: Any, device: Device) -> None:
-        super().__init__(pipe)
-        install(pipe)
-        self._folder = tempfile.TemporaryDirectory(prefix="qanvas-kiln-")
-        profiles = Profiles(Path(self._folder.name), describe(device))
-        self._kiln = Kiln(device, 1 << 40, slots=SLOTS, profiles=profiles)
-        self._engine = _Engine(self)
+    def __init__(self, folder: Path, device: Device) -> None:
+        super().__init__(folder, device)
+        self._drawing = Drawing(device, SLOTS)
+        self._model = folder_model(folder)
 
     @property
     def forwards(self) -> int:
-        return self._kiln.forwards.get("forwards/unet", 0)
-
-    def copy(self) -> Any:
-        return own_copy(self.pipe, copy.deepcopy(self.pipe.scheduler))
+        return self._drawing.forwards.get("forwards/unet", 0)
 
     def close(self) -> None:
         super().close()
-        self._kiln.close(timeout=10)
-        self._folder.cleanup()
+        self._drawing.close()
 
     def one(self, request: Request) -> None:
-        order = Order(
-            work=Work(job_id=f"{request.seed}", task="t", input={"request": request}),
-            model=_MODEL,
-            model_key="m",
-            folder=None,
-            engine=self._engine,
-            scratch=Path(self._folder.name) / "scratch",
-        )
-        outcome = self._kiln.submit(order, Quiet()).wait()
-        if outcome.error is not None:
-            raise RuntimeError(outcome.trace)
+        given = {
+            "prompt": f"picture {request.seed}",
+            "steps": request.steps,
+            "guidance_scale": 1.0,
+            "seed": request.seed,
+        }
+        self._drawing.one(self._model, self.folder, given)
         request.done = time.perf_counter()
 
 
-_MODEL = Model(id="m", task="t", engine="e", source=Builtin(), input_schema={}, output="image/png")
+#: by name, in the order of tables
+SYSTEMS: dict[str, type[System]] = {"sequential": Sequential, "static": Static, "kiln": InKiln}
 
 
-class _Engine:
-    """Implements ``Engine`` over the system's pipeline."""
+class Apart:
+    """A system in a process of its own."""
 
-    def __init__(self, system: InKiln) -> None:
-        self._system = system
+    def __init__(self, name: str, folder: Path, device: Device) -> None:
+        self.name, self.threads = name, SYSTEMS[name].threads
+        start = multiprocessing.get_context("spawn")
+        self._asked, theirs = start.Pipe()
+        self._process = start.Process(target=_run, args=(name, folder, device, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
 
-    def load(self, model: Model, folder: Path | None, device: Device) -> None:
-        """It is there already."""
+    @property
+    def forwards(self) -> int:
+        """Of the denoiser, so far."""
+        self._asked.send(None)
+        counted: int = self._asked.recv()
+        return counted
 
-    def nbytes(self, loaded: None) -> int:
-        return 0
+    def serve(self, requests: list[Request], gaps: Sequence[float]) -> float:
+        """As ``System.serve``."""
+        self._asked.send((requests, gaps))
+        took: float
+        took, requests[:] = self._asked.recv()
+        return took
 
-    def run(self, loaded: None, work: Work, context: Context) -> Result:
-        with taking_part(context):
-            self._system.draw([work.input["request"]])
-        return Result()
+    def close(self) -> None:
+        """End the process."""
+        self._asked.close()
+        self._process.join()
+
+
+def _run(name: str, folder: Path, device: Device, asked: Connection) -> None:
+    """Serve what is asked for until the other end is closed."""
+    system = SYSTEMS[name](folder, device)
+    try:
+        while True:
+            match asked.recv():
+                case None:
+                    asked.send(system.forwards)
+                case (requests, gaps):
+                    asked.send((system.serve(requests, gaps), requests))
+    except EOFError:
+        system.close()

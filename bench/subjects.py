@@ -114,6 +114,7 @@ class QanvasSubject(Subject):
         job: Mapping[str, Any] = JOB,
         device: str = "cpu",
         slots: int = rivals.THREADS,
+        catalog: Path | None = None,
     ) -> None:
         super().__init__(name, beside)
         self.folder = folder
@@ -127,6 +128,7 @@ class QanvasSubject(Subject):
                 "QANVAS_SLOTS": str(slots),
                 "QANVAS_PORT": str(free_port()),
                 "QANVAS_LOG_LEVEL": "WARNING",
+                **({} if catalog is None else {"QANVAS_CATALOG": str(catalog)}),
             }
         )
         self.settings = settings.with_(api_processes=api_processes)
