@@ -38,6 +38,21 @@ def test_what_the_pages_name_is_there(name: str) -> None:
     assert [link for link in links if not ((ROOT / name).parent / link).exists()] == []
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    """``tests/path/test_file.py``, perhaps with ``::test_name`` or ``::TestClass::test_name`` behind it."""
+    missing = []
+    for page_path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.md")):
+        for path, names in re.findall(r"\btests/([\w/]+\.py)((?:::\w+)*)", page_path.read_text()):
+            file = ROOT / "tests" / path
+            source = file.read_text() if file.is_file() else ""
+            wanted = names.split("::")[1:]
+            if not source or any(
+                not re.search(rf"^ *(?:def|class) {one}\b", source, re.MULTILINE) for one in wanted
+            ):
+                missing.append(f"{page_path.name}: tests/{path}{names}")
+    assert missing == []
+
+
 def _compose() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     return found
