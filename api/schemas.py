@@ -371,6 +371,10 @@ WORKER: Schema = record(
     loading=_or_null(_TEXT),
     memory=_OBJECT,
     forwards=_OBJECT,
+    trouble={
+        **_or_null(_TEXT),
+        "description": "Why it takes no jobs now: what it cannot write. Null where it takes them.",
+    },
     started_at=_TIME,
     last_seen=_TIME,
 )
@@ -393,6 +397,14 @@ QUEUE: Schema = record(
 QUEUES: Schema = listing(QUEUE)
 
 HEALTH: Schema = record("How it is.", status=_TEXT)
+READINESS: Schema = {
+    **record(
+        "Whether submissions are accepted.",
+        status={"enum": ["ready", "degraded"]},
+        degraded={"type": "array", "items": _TEXT, "description": "What does not work beside."},
+    ),
+    "required": ["status"],
+}
 
 PROBLEM: Schema = {
     "type": "object",

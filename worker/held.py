@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from shared.events import Events
+from shared.events import Events, EventType, Speaker
 from shared.jobs.records import Job
 from worker.engines.base import Progress, Stopped, StopReason
 from worker.kiln.firing import Firing
@@ -22,24 +22,25 @@ Value = TypeVar("Value")
 class Held:
     """Implements ``Watcher``: what the engine says is published, and noted for the next renewal."""
 
-    def __init__(self, job: Job, events: Events, begin: Callable[[str], None]) -> None:
-        """``begin`` is called with the job's id when it begins to compute."""
+    def __init__(self, job: Job, events: Events, begin: Callable[[str, int], None]) -> None:
+        """``begin`` is called with the job's id and attempt when it begins to compute."""
         self.job = job
         self._begin = begin
         #: for the next renewal to write into the database
         self.latest: Mapping[str, Any] | None = None
         self.reason: StopReason | None = None
-        #: an earlier attempt may have left one, as far as is known here
+        #: this attempt or an earlier one may have left something below ``checkpoints/``
         self.has_checkpoint = job.attempt > 1
         self._events = events
         self._stage = ""
         self._told = 0.0
         self._firing: Firing | None = None
         self._look = threading.Event()  # set when ``wait`` has something to see
+        self._told_to_stop = threading.Event()
         self._lock = threading.Lock()
 
     def begun(self) -> None:
-        self._begin(self.job.id)
+        self._begin(self.job.id, self.job.attempt)
 
     def progress(self, progress: Progress) -> None:
         fraction = round(min(1.0, progress.step / progress.total), 4) if progress.total else None
@@ -53,10 +54,23 @@ class Held:
         edge = progress.stage != self._stage or progress.step == progress.total
         if edge or now - self._told >= _TELL_EVERY:
             self._stage, self._told = progress.stage, now
-            self._events.publish(self.job.id, "progress", self.latest)
+            self._publish("progress", self.latest)
 
     def token(self, text: str) -> None:
-        self._events.publish(self.job.id, "token", {"text": text})
+        self._publish("token", {"text": text})
+
+    def preview(self, png: bytes) -> None:
+        """Show what there is so far."""
+        self._publish("preview", {"url": f"/v1/jobs/{self.job.id}/preview"}, png)
+
+    def running(self) -> None:
+        """Tell that the attempt runs."""
+        self._publish("status", {"status": "running", "attempt": self.job.attempt})
+
+    def _publish(self, type: EventType, data: Mapping[str, Any], preview: bytes | None = None) -> None:
+        if not self.lost:
+            said = Speaker(self.job.attempt)
+            self._events.publish(self.job.id, type, data, preview=preview, speaker=said)
 
     def stop(self, reason: StopReason) -> None:
         """Stop the job, whether the kiln has it yet or not. Any thread, more than once."""
@@ -66,6 +80,11 @@ class Held:
             if self._firing is not None:
                 self._firing.stop(reason)
         self._look.set()
+        self._told_to_stop.set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until the job shall stop."""
+        self._told_to_stop.wait(seconds)
 
     def wait(self, future: Future[Value]) -> Value:
         """What comes of it. Raises Stopped as soon as the job shall stop; the future goes on for others."""

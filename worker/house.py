@@ -27,10 +27,12 @@ from shared.storage.factory import open_storage
 from worker.checkpoints import Checkpoints
 from worker.deliver import Deliverer
 from worker.endings import Endings
+from worker.fitness import Fitness
 from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.kiln.profiles import Profiles
 from worker.lease import LeaseKeeper
+from worker.leftovers import Leftovers
 from worker.pace import Pace
 from worker.prepare import Preparer
 from worker.results import Results
@@ -57,6 +59,7 @@ class House:
         most = Tenants(self.database, settings).most_running
         leases = Leases(self.database, settings.lease_seconds, backoff, most)
         results, checkpoints = Results(storage), Checkpoints(storage)
+        leftovers = Leftovers(results, checkpoints)
         self.device = device.name
         self.kiln = Kiln(
             device,
@@ -69,6 +72,7 @@ class House:
         self.tickets = Tickets(settings)
         aftermath = Aftermath(self.database, self.events, self.tickets, most)
         self.scratch = Scratch(settings.data / "scratch", self.id)
+        self.fitness = Fitness(storage, self.scratch)
         self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds
         self.requests = Listener(
@@ -83,7 +87,7 @@ class House:
             tickets=self.tickets,
             events=self.events,
             aftermath=aftermath,
-            results=results,
+            leftovers=leftovers,
             checkpoints=checkpoints,
         )
         outbox = Outbox(self.database)
@@ -100,8 +104,9 @@ class House:
             jobs=jobs,
             keeper=self.keeper,
             results=results,
-            checkpoints=checkpoints,
+            leftovers=leftovers,
             scratch=self.scratch,
+            fitness=self.fitness,
             events=self.events,
             tickets=self.tickets,
             aftermath=aftermath,
@@ -116,6 +121,7 @@ class House:
             kiln=self.kiln,
             checkpoints=checkpoints,
             scratch=self.scratch,
+            fitness=self.fitness,
             events=self.events,
             tickets=self.tickets,
             pace=self.pace,
@@ -131,19 +137,20 @@ class House:
             pid=os.getpid(),
             device=self.device,
             slots=self.settings.slots,
-            queues=() if self.runner.leaving else self.settings.queues,
+            queues=() if self.runner.leaving or self.fitness.trouble else self.settings.queues,
             models=self.kiln.models,
             loading=self.kiln.loading,
             memory=self.kiln.memory,
             pace=self.pace.means,
             forwards=self.kiln.forwards,
+            trouble=self.fitness.trouble,
         )
 
     def open(self) -> None:
         """Begin to heal, and to be seen."""
         self.keeper.start()
         self.requests.start()
-        self.upkeep.bury(self.scratch.dead)
+        self.upkeep.bury(self.scratch.dead, self.scratch.left)
         self.upkeep.start()
         self.deliverer.start()
         self.retention.start()
@@ -151,6 +158,7 @@ class House:
     def close(self) -> None:
         """Call when no ticket runs any more."""
         self.endings.close()
+        self.fitness.close()
         self.upkeep.close()
         self.deliverer.close()
         self.retention.close()

@@ -88,7 +88,7 @@ class Preparer:
             folder=fetch(model),
             engine=engine_named(model.engine),
             scratch=scratch,
-            resume=self._checkpoints.fetch(job.id, scratch / "resume") if job.attempt > 1 else None,
+            resume=self._checkpoints.fetch(job, scratch / "resume") if job.attempt > 1 else None,
             background=job.queue == TRAINING_QUEUE,
             apart=_apart(job),
             timeout=job.timeout,

@@ -47,6 +47,8 @@ jobs = sa.Table(
     sa.Column("lease_until", sa.Double),
     sa.Column("cancel_requested_at", sa.Double),
     sa.Column("progress", _Json),
+    # which folder below ``checkpoints/ID/`` a later attempt goes on from; null where there is none
+    sa.Column("checkpoint", sa.String(64)),
     sa.Column("result", _Json),
     sa.Column("error", _Json),
     sa.Column("traceback", sa.Text),
@@ -305,6 +307,7 @@ workers = sa.Table(
     sa.Column("memory", _Json, nullable=False),
     sa.Column("pace", _Json),
     sa.Column("forwards", _Json, nullable=False, server_default="{}"),
+    sa.Column("trouble", sa.Text),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("last_seen", sa.Double, nullable=False),
 )

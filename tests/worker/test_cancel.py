@@ -33,7 +33,7 @@ def held(shop: Shop) -> Held:
     """A job that a worker runs."""
     shop.draw()
     [job] = shop.leases.claim("wrk_1", "default")
-    return Held(job, shop.events, begin=lambda job_id: None)
+    return Held(job, shop.events, begin=lambda job_id, attempt: None)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_job_canceled_while_its_model_is_fetched_ends_at_once_and_the_others_g
     shop: Shop, held: Held, tmp_path: Path
 ) -> None:
     shop.draw()
-    other = Held(shop.leases.claim("wrk_1", "default")[0], shop.events, begin=lambda job_id: None)
+    other = Held(shop.leases.claim("wrk_1", "default")[0], shop.events, begin=lambda job_id, attempt: None)
     fetch = SlowFetch(tmp_path)
     fetches = Fetches(fetch)
     told: list[Progress] = []

@@ -33,7 +33,6 @@ from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
 from shared.storage.files import FileStorage
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
-from worker.checkpoints import Checkpoints
 from worker.encode import encode_png
 from worker.endings import _failure
 from worker.engines.base import Image, Progress, Stopped, StopReason
@@ -59,39 +58,6 @@ def test_a_picture_keeps_its_pixels_and_its_origin_in_any_alphabet() -> None:
     read = PIL.Image.open(io.BytesIO(encode_png(image, {"model": "fake"})))
     assert np.array_equal(np.asarray(read), pixels)
     assert read.info == {"prompt": "ein grüner Apfel 🍏", "seed": "7", "model": "fake"}
-
-
-class TestCheckpoints:
-    @pytest.fixture
-    def checkpoints(self, tmp_path: Path) -> Checkpoints:
-        return Checkpoints(FileStorage(tmp_path / "storage"))
-
-    def test_the_latest_one_counts_and_takes_the_place_of_the_last(
-        self, checkpoints: Checkpoints, tmp_path: Path
-    ) -> None:
-        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1", old="x"))
-        checkpoints.save("job_1", folder_of(tmp_path / "b", state="2"))
-        found = checkpoints.fetch("job_1", tmp_path / "into")
-        assert found is not None
-        assert {path.name: path.read_text() for path in found.iterdir()} == {"state": "2"}
-
-    def test_one_that_was_not_written_to_its_end_does_not_count(
-        self, checkpoints: Checkpoints, tmp_path: Path
-    ) -> None:
-        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1"))
-        (tmp_path / "storage" / "checkpoints" / "job_1" / "unfinished").mkdir()
-        found = checkpoints.fetch("job_1", tmp_path / "into")
-        assert found is not None and (found / "state").read_text() == "1"
-
-    def test_a_job_without_one_starts_anew(self, checkpoints: Checkpoints, tmp_path: Path) -> None:
-        assert checkpoints.fetch("job_1", tmp_path / "into") is None
-
-    def test_a_forgotten_one_leaves_nothing_behind(self, checkpoints: Checkpoints, tmp_path: Path) -> None:
-        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1"))
-        checkpoints.save("job_2", folder_of(tmp_path / "b", state="1"))
-        assert checkpoints.job_ids() == {"job_1", "job_2"}
-        checkpoints.forget("job_1")
-        assert checkpoints.job_ids() == {"job_2"}
 
 
 class TestScratch:
@@ -130,9 +96,12 @@ class TestScratch:
     @pytest.mark.parametrize(
         ("left", "suspects"),
         [
-            ("s.begin('a'); s.computed('a'); s.begin('b')", {"b"}),
-            ("s.begin('a'); s.computed('a')", {"a"}),
-            ("s.begin('a'); s.remove('a', 1)", set()),
+            ("s.begin('a', 1); s.computed('a', 1); s.begin('b', 1)", {"b"}),
+            ("s.begin('a', 1); s.computed('a', 1)", {"a"}),
+            ("s.begin('a', 1); s.remove('a', 1)", set()),
+            # what an attempt that was lost leaves behind says nothing of the next one of the job
+            ("s.begin('a', 1); s.begin('a', 2); s.remove('a', 1)", {"a"}),
+            ("(s._folder / 'begun-a').touch()", {"a"}),  # as before marks told the attempt
         ],
     )
     def test_what_was_computed_and_only_had_to_be_stored_is_no_suspect_beside_what_computes(
