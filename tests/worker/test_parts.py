@@ -30,7 +30,6 @@ from shared.errors import (
 )
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
-from shared.storage.files import FileStorage
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
 from worker.encode import encode_png
