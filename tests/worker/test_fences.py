@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from shared.aftermath import Aftermath
 from shared.jobs.leases import Leases
 from shared.jobs.records import Worker
 from shared.jobs.states import Status
-from tests.servers import Qanvas, wait_until
-from tests.worker.conftest import Shop
+from tests.servers import Postgres, Qanvas, wait_until
+from tests.worker.conftest import LEASE, Shop
 from worker.checkpoints import Checkpoints
 from worker.engines.base import StopReason
 from worker.held import Held
+from worker.house import House
 from worker.lease import LeaseKeeper
 from worker.leftovers import Leftovers
 from worker.results import Results
@@ -149,6 +151,59 @@ def test_what_a_worker_stored_after_it_lost_the_job_is_removed_by_the_next_one_o
     first.stop()
     shop.worker()
     wait_until(lambda: kept(shop) == [named], what="what came too late to be removed, and nothing else")
+
+
+@pytest.mark.parametrize("damage", ["cut", "replaced", "gone"])
+@one_database
+def test_a_job_whose_checkpoint_is_damaged_starts_anew(
+    shop: Shop, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = shop.draw(steps=3, seed=4)
+    [dead] = shop.leases.claim("wrk_dead", "default")
+    (tmp_path / "saved").mkdir()
+    np.savez(tmp_path / "saved" / "canvas.npz", pixels=np.zeros((64, 64, 3), np.uint8), step=2)
+    hold = partial(shop.leases.name_checkpoint, "wrk_dead", job_id, dead.attempt)
+    Checkpoints(shop.storage).save(job_id, dead.attempt, tmp_path / "saved", hold)
+    [key] = shop.storage.list("checkpoints")
+    with shop.storage.open(key) as file:
+        content = file.read()
+    if damage == "gone":
+        shop.storage.delete(key)
+    else:
+        shop.storage.write(key, content[: len(content) // 2] if damage == "cut" else b"of another engine")
+    shop.leases.bury("wrk_dead", [])
+    house = House(shop.settings)
+    house.open()
+    try:
+        house.runner.ticket("default")
+        job = shop.wait(job_id)
+        undisturbed = shop.draw(steps=3, seed=4)
+        house.runner.ticket("default")
+        assert np.array_equal(shop.pixels(job), shop.pixels(shop.wait(undisturbed)))
+    finally:
+        house.close()
+    assert (job.attempt, job.attempts) == (2, 1)
+    assert f"the checkpoint of {job_id} cannot be read" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_takes_no_writes_for_longer_than_a_lease_costs_no_attempt(
+    shop: Shop, postgres: Postgres
+) -> None:
+    workers = [shop.worker(slots=2) for _ in range(2)]
+    ids = shop.submit([shop.new(steps=25, step_seconds=0.1, seed=seed) for seed in range(3)])
+    ids += shop.submit([shop.new(steps=40, step_seconds=0.1)])
+    for job_id in ids:
+        shop.wait_for_step(job_id, 3)
+    postgres.read_only(True)
+    try:
+        time.sleep(2 * LEASE + 1)  # some end meanwhile
+    finally:
+        postgres.read_only(False)
+    for job in shop.wait_all(ids):
+        assert (job.status, job.attempts) == (Status.SUCCEEDED, 1), job
+    assert all(worker.process.poll() is None for worker in workers)
 
 
 @one_database
