@@ -188,9 +188,13 @@ def test_a_database_whose_disk_is_full_is_unavailable_until_there_is_room(
         store = JobStore(full)
         kept = submit(store)
         disk.fill()
-        with pytest.raises(Unavailable, match=r"the database cannot be written.*; free some space"):
-            for _ in range(50):  # a little room may be left in pages that the file has already
+
+        def submit_many() -> None:  # a little room may be left in pages that the file has already
+            for _ in range(50):
                 submit(store)
+
+        with pytest.raises(Unavailable, match=r"the database cannot be written.*; free some space"):
+            submit_many()
         assert store.get(kept.id) == kept
         disk.empty()
         submit(store)
@@ -238,10 +242,13 @@ def test_a_process_that_is_stopped_within_a_transaction_does_not_keep_its_rows_l
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.3)
     stopped = Database(database_url)
     lock = sa.text("SELECT id FROM jobs WHERE id = :id FOR UPDATE").bindparams(id=job.id)
-    with pytest.raises(Unavailable), stopped.write() as connection:
-        connection.execute(lock)
-        store.cancel(
-            job.id
-        )  # waits for the row, as upkeep would: nothing more is said in the other transaction
-        connection.execute(lock)
+
+    def hold() -> None:
+        with stopped.write() as connection:
+            connection.execute(lock)
+            store.cancel(job.id)  # waits for the row, as upkeep would, while nothing more is said here
+            connection.execute(lock)
+
+    with pytest.raises(Unavailable, match="idle-in-transaction"):
+        hold()
     stopped.dispose()
