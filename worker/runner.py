@@ -91,6 +91,14 @@ class Runner:
 
         Taking those here spares Celery's way from Redis to a thread, which takes as long as claiming a job
         and writing its end. Other queues have their turn after that while."""
+        try:
+            self._serve(queue)
+        except Unavailable as error:
+            log.warning("no job is taken while the database is away: %s", error)
+            time.sleep(_LOOK_EVERY)
+            self._tickets.send(queue)
+
+    def _serve(self, queue: str) -> None:
         while not self._fitness.wait(_LOOK_EVERY) and not self.leaving:
             continue  # the ticket is kept: sent back, it would come here again at once
         until = time.monotonic() + _OWN_TICKETS

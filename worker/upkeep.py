@@ -115,18 +115,21 @@ class Upkeep:
                 self._mourn(self._leases.bury(worker_id, begun))
                 self._leases.forget(worker_id)
             for job_id, attempt in left:
-                if not self._may_be_named(job_id, attempt):
-                    self._leftovers.of_attempt(job_id, attempt)
+                self._remove_left(job_id, attempt)
         except Unavailable as error:
             log.warning("jobs of dead workers wait for their leases to run out: %s", error)
 
-    def _may_be_named(self, job_id: str, attempt: int) -> bool:
-        """Whether a row names what an attempt stored, or still may."""
+    def _remove_left(self, job_id: str, attempt: int) -> None:
+        """Remove what an attempt stored that no row names, nor may any more."""
         try:
             job = self._jobs.get(job_id)
         except NotFound:
-            return False
-        return job.attempt == attempt and job.status in (Status.RUNNING, Status.SUCCEEDED)
+            job = None
+        named = (Status.RUNNING, Status.SUCCEEDED)
+        if job is None or job.attempt != attempt or job.status not in named:
+            self._leftovers.of_attempt(job_id, attempt)
+        if job is None or job.is_terminal:
+            self._leftovers.of_checkpoints(job_id)
 
     def _note_answer(self) -> float:
         """The database has answered; the time by ``awake_seconds``.

@@ -65,8 +65,8 @@ class Stage:
             worker.wait_for_line("ready", 120)
 
     def wait_until_started(self) -> None:
-        """What was started has started, or is dead by now: while the storage is away, whoever starts would make
-        a new one in its place, as a service that does not wait for its file systems does."""
+        """What was started has started, or is dead by now: while the storage is away, whoever starts would
+        make a new one in its place, as a service that does not wait for its file systems does."""
 
         def started() -> bool:
             return self._api_answers() and all(

@@ -18,7 +18,7 @@ from shared.jobs.states import Status
 from shared.storage.files import FileStorage
 from tests.disks import Disk, mountable, small_disk
 from tests.receivers import Answer, Request, receiving
-from tests.servers import Qanvas, wait_until
+from tests.servers import Postgres, Qanvas, wait_until
 from tests.storage.conftest import s3_endpoint  # noqa: F401 - a fixture
 from tests.worker.conftest import Shop, open_shop
 from worker import patience
@@ -258,3 +258,17 @@ def test_only_the_systems_own_words_say_that_there_is_no_room() -> None:
     assert not no_room(OSError(errno.EACCES, "no")) and not no_room(Unavailable("away"))
     for spoken_by_a_user in (JobError(os.strerror(errno.ENOSPC)), KeyError(os.strerror(errno.ENOSPC))):
         assert not no_room(spoken_by_a_user)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_ticket_that_comes_while_the_database_takes_no_writes_is_not_lost(
+    shop: Shop, postgres: Postgres
+) -> None:
+    with opened(shop) as house:
+        shop.submit([shop.new(steps=2)], tickets=False)
+        postgres.read_only(True)
+        try:
+            house.runner.ticket("default")
+        finally:
+            postgres.read_only(False)
+        wait_until(lambda: shop.tickets.waiting("default") == 1, what="the ticket to be back")
