@@ -10,10 +10,9 @@ from pathlib import Path
 from shared.catalog.hub import OnProgress
 from shared.catalog.models import Model
 from worker.engines.base import Progress
+from worker.inputs.reading import Wait
 
 Report = Callable[[Progress], None]
-#: waits for the files; may give up, by raising, while they still come
-Wait = Callable[["Future[Path | None]"], "Path | None"]
 
 
 class _Fetch:

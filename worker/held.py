@@ -86,10 +86,12 @@ class Held:
         """Wait so long, or until the job shall stop."""
         self._told_to_stop.wait(seconds)
 
-    def wait(self, future: Future[Value]) -> Value:
+    def wait(self, future: Future[Value], /) -> Value:
         """What comes of it. Raises Stopped as soon as the job shall stop; the future goes on for others."""
+        self._look.clear()  # a future that was waited for before set it
         future.add_done_callback(lambda _: self._look.set())
-        self._look.wait()
+        if self.reason is None:
+            self._look.wait()
         if self.reason is not None:
             raise Stopped(self.reason)
         return future.result()

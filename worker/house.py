@@ -33,6 +33,8 @@ from worker.kiln.kiln import Kiln
 from worker.kiln.profiles import Profiles
 from worker.lease import LeaseKeeper
 from worker.leftovers import Leftovers
+from worker.media.limits import PICTURE
+from worker.media.sandbox import Sandbox
 from worker.pace import Pace
 from worker.prepare import Preparer
 from worker.results import Results
@@ -67,6 +69,7 @@ class House:
             slots=settings.slots,
             profiles=Profiles(settings.data / "profiles", describe(device)),
         )
+        self.sandbox = Sandbox()
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
@@ -117,7 +120,7 @@ class House:
             slots=settings.slots,
             leases=leases,
             keeper=self.keeper,
-            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs),
+            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs, self.sandbox),
             kiln=self.kiln,
             checkpoints=checkpoints,
             scratch=self.scratch,
@@ -148,6 +151,7 @@ class House:
 
     def open(self) -> None:
         """Begin to heal, and to be seen."""
+        self.sandbox.open(PICTURE)
         self.keeper.start()
         self.requests.start()
         self.upkeep.bury(self.scratch.dead, self.scratch.left)
@@ -165,6 +169,7 @@ class House:
         self.requests.close()
         self.keeper.close()
         self.kiln.close(timeout=5)
+        self.sandbox.close()
         self.tickets.close()
         self.events.close()
         self.scratch.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from tokenizers import Tokenizer
 
 from shared.catalog.builtin import starter_folder
 from shared.catalog.catalog import Catalog
@@ -30,12 +31,14 @@ from shared.errors import (
 )
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
+from tests.engines.test_train_diffusion import squares
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
 from worker.encode import encode_png
 from worker.endings import _failure
 from worker.engines.base import Image, Progress, Stopped, StopReason
 from worker.engines.registry import ENGINES, engine_named
+from worker.inputs.datasets import Text
 from worker.kiln.devices import find_device, memory_budget
 from worker.kiln.firing import Order
 from worker.prepare import Preparer
@@ -118,6 +121,12 @@ class TestScratch:
         found.close()
 
 
+def text_of(order: Order) -> str:
+    """The text of a job of ``train-text``."""
+    dataset: Text = order.work.input["dataset"]
+    return Tokenizer.from_str(dataset.tokenizer).decode(dataset.tokens.tolist())
+
+
 class TestPreparer:
     @pytest.fixture
     def preparer(self, shop: Shop) -> Preparer:
@@ -130,7 +139,7 @@ class TestPreparer:
     def test_a_data_uri_becomes_a_local_file(self, shop: Shop, preparer: Preparer, tmp_path: Path) -> None:
         uri = "data:text/plain;base64," + base64.b64encode(b"hello").decode()
         order = preparer.order(self.job(shop, uri), tmp_path / "s", lambda progress: None)
-        assert Path(order.work.input["dataset"]).read_bytes() == b"hello"
+        assert text_of(order) == "hello"
         assert order.background
 
     @one_database
@@ -142,8 +151,8 @@ class TestPreparer:
             order = Preparer(
                 shop.settings, shop.catalog, shop.storage, FileStore(shop.database), shop.jobs
             ).order(job, tmp_path / "s", told.append)
-        local = Path(order.work.input["dataset"])
-        assert local.read_bytes() == b"hello" and local.name == "dataset.txt"
+        local = tmp_path / "s" / "inputs" / "dataset.txt"
+        assert local.read_bytes() == b"hello" and text_of(order) == "hello"
         assert told[0].stage == "fetch"
 
     @one_database
@@ -184,8 +193,8 @@ class TestPreparer:
             )
         )
         order = preparer.order(self.job(shop, file.id), tmp_path / "s", lambda progress: None)
-        path = Path(order.work.input["dataset"])
-        assert path.read_bytes() == b"hello" and path.suffix == ".txt"
+        path = tmp_path / "s" / "inputs" / "dataset.txt"
+        assert path.read_bytes() == b"hello" and text_of(order) == "hello"
 
     @one_database
     def test_a_file_that_was_deleted_says_so(self, shop: Shop, preparer: Preparer, tmp_path: Path) -> None:
@@ -205,7 +214,7 @@ class TestPreparer:
         shop.leases.finish([Finish(made, claimed.attempt, Succeeded(outputs=(output,)))])
         job = self.job(shop, {"job": made, "output": 0})
         order = preparer.order(job, tmp_path / "s", lambda progress: None)
-        assert Path(order.work.input["dataset"]).read_bytes() == b"hello"
+        assert text_of(order) == "hello"
         for output_index, said in ((1, "has no output 1: it made 1"), (0, "deleted")):
             if said == "deleted":
                 shop.jobs.cancel(job.id)
@@ -292,7 +301,8 @@ def test_what_a_training_goes_on_from_comes_as_a_folder_and_is_looked_at_once_mo
 ) -> None:
     files = FileStore(shop.database)
     preparer = Preparer(shop.settings, shop.catalog, shop.storage, files, shop.jobs)
-    given = {"dataset": "data:application/zip;base64,UEs=", "name": "mine", "base_model": "starter-image"}
+    uri = "data:application/zip;base64," + base64.b64encode(squares(tmp_path).read_bytes()).decode()
+    given = {"dataset": uri, "name": "mine", "base_model": "starter-image"}
     new = shop.new(model="train-diffusion", **given)
     gone = replace(new, input={**new.input, "base_model": "replaced-by-no-model"})
     first, second = (shop.jobs.get(job_id) for job_id in shop.submit([new, gone], tickets=False))

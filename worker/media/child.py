@@ -1,0 +1,123 @@
+"""The child process that decodes what users send.
+
+``python -P -m worker.media.child LINE PARENT MEMORY FILE TASKS``: ``LINE`` is the descriptor of its socket,
+``PARENT`` the id of the process that started it, ``MEMORY`` and ``FILE`` are limits in bytes, and ``TASKS``
+names the module whose table ``TASKS`` says what it can do. It serves one request after another until its
+parent closes the socket or ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+
+from worker.media import wire
+
+_PR_SET_PDEATHSIG = 1
+#: steps of niceness behind the worker's own threads: the device does not wait for a decoder
+_BEHIND = 5
+#: open files at most: the task's own, the socket, and those that a library opens for a moment
+_MOST_OPEN = 64
+#: seconds between two frames of progress
+_TELL_EVERY = 0.1
+
+
+def main() -> None:
+    descriptor, parent, memory, file_size = (int(word) for word in sys.argv[1:5])
+    _end_with(parent)
+    os.nice(_BEHIND)
+    _limit(memory, file_size)
+    line = socket.socket(fileno=descriptor)
+    tasks: Mapping[str, wire.Task] = import_module(sys.argv[5]).TASKS
+    threading.Thread(target=_end_with_the_line, args=(descriptor,), daemon=True).start()
+    with suppress(ValueError, OSError):  # no processes and no threads from here on; not enforced for root
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    with suppress(OSError, wire.Ended):  # the parent is gone
+        wire.send(line, wire.HELLO)
+        while (asked := wire.asked(line)) is not None:
+            _serve(line, tasks, *asked)
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel end this process with its parent, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        sys.exit(1)
+
+
+def _end_with_the_line(descriptor: int) -> None:
+    """End this process when the parent closes the socket, also where the kernel does not."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # no events: a hang-up is told all the same
+    while not any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in poll.poll()):
+        continue
+    os._exit(1)
+
+
+def _limit(memory: int, file_size: int) -> None:
+    for name, value in (
+        ("RLIMIT_CORE", 0),
+        ("RLIMIT_FSIZE", file_size),
+        ("RLIMIT_NOFILE", _MOST_OPEN),
+        ("RLIMIT_AS", memory),
+    ):
+        # macOS knows RLIMIT_AS but refuses values that are less than what is mapped already
+        with suppress(ValueError, OSError):
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def _renew(seconds: float) -> None:
+    """Let this process compute for so many seconds from now; then the kernel ends it."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    spent = usage.ru_utime + usage.ru_stime
+    resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1, resource.RLIM_INFINITY))
+
+
+def _serve(
+    line: socket.socket, tasks: Mapping[str, wire.Task], request: wire.Request, files: wire.Files
+) -> None:
+    _renew(request.seconds)
+    told = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told >= _TELL_EVERY:
+            told = now
+            wire.send(line, wire.PROGRESS, wire.STEPS.pack(done, total))
+
+    try:
+        try:
+            answer = wire.DONE, tasks[request.task](files, request.arguments, report)
+        finally:
+            for file in (*files.sources, *files.targets):
+                file.close()  # what is buffered is written now
+    except wire.Undecodable as error:
+        answer = wire.REFUSED, str(error).encode(errors="replace")
+    except MemoryError:
+        answer = wire.MEMORY, b""
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        answer = (wire.FULL, b"") if full else (wire.REFUSED, _unforeseen(error))
+    except Exception as error:  # noqa: BLE001 - whatever foreign bytes make a library raise
+        answer = wire.REFUSED, _unforeseen(error)
+    wire.send(line, *answer)
+
+
+def _unforeseen(error: Exception) -> bytes:
+    return f"is broken ({type(error).__name__}); send a file that other programs can open".encode()
+
+
+if __name__ == "__main__":
+    main()
