@@ -225,7 +225,9 @@ def test_text_that_no_context_can_hold_is_refused_before_it_is_rendered_or_encod
     given: dict[str, Any], pointer: str
 ) -> None:
     known: Any = NeverEncodes()
-    with pytest.raises(InvalidInput, match="at most 63 tokens, and never more than 1024 characters") as caught:
+    with pytest.raises(
+        InvalidInput, match="at most 63 tokens, and never more than 1024 characters"
+    ) as caught:
         read_prompt(known, given, 64)
     assert caught.value.errors[0].pointer == pointer
 

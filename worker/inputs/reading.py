@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from worker.engines.base import Progress, Stopped, StopReason
 from worker.media.limits import Limits
-from worker.media.sandbox import Decoding, Sandbox, TooSlow
+from worker.media.sandbox import Decoding, Sandbox
+from worker.media.starter import TooSlow
 
 Value = TypeVar("Value")
 

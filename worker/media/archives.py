@@ -1,4 +1,4 @@
-"""Zip archives that somebody sent: entries are read within limits, none is unpacked to disk. Child only."""
+"""Zip archives that somebody sent: entries are read within limits, in a decoder only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizers that are trained on what somebody sent. Child only."""
+"""Tokenizers that are trained on what somebody sent. In a decoder only."""
 
 from __future__ import annotations
 

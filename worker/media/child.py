@@ -1,15 +1,17 @@
-"""The child process that decodes what users send.
+"""The process that starts decoders: ``python -P -m worker.media.child CONTROL PARENT MEMORY FILE TASKS``.
 
-``python -P -m worker.media.child LINE PARENT MEMORY FILE TASKS``: ``LINE`` is the descriptor of its socket,
-``PARENT`` the id of the process that started it, ``MEMORY`` and ``FILE`` are limits in bytes, and ``TASKS``
-names the module whose table ``TASKS`` says what it can do. It serves one request after another until its
-parent closes the socket or ends.
+``CONTROL`` is the descriptor of its socket, ``PARENT`` the id of the process that started it, ``MEMORY`` and
+``FILE`` are limits in bytes, and ``TASKS`` names the module whose table ``TASKS`` says what can be done.
+
+It loads the decoding libraries and forks for each task: a process decodes one task's files and ends, so that
+nothing that a file does to it is there when the next one is decoded. All of them end with the worker.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
 import resource
 import select
@@ -21,6 +23,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from worker.media import wire
 
@@ -38,15 +41,32 @@ def main() -> None:
     _end_with(parent)
     os.nice(_BEHIND)
     _limit(memory, file_size)
-    line = socket.socket(fileno=descriptor)
+    control = socket.socket(fileno=descriptor)
     tasks: Mapping[str, wire.Task] = import_module(sys.argv[5]).TASKS
-    threading.Thread(target=_end_with_the_line, args=(descriptor,), daemon=True).start()
-    with suppress(ValueError, OSError):  # no processes and no threads from here on; not enforced for root
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    with suppress(OSError, wire.Ended):  # the parent is gone
-        wire.send(line, wire.HELLO)
-        while (asked := wire.asked(line)) is not None:
-            _serve(line, tasks, *asked)
+    with suppress(OSError, wire.Ended):  # the worker is gone
+        wire.send(control, wire.HELLO)
+        while (line := wire.next_line(control)) is not None:
+            if (pid := os.fork()) == 0:
+                control.close()
+                _decode(line, tasks)
+            line.close()
+            _, status = os.waitpid(pid, 0)
+            wire.send(control, wire.GONE, wire.STATUS.pack(os.waitstatus_to_exitcode(status)))
+
+
+def _decode(line: socket.socket, tasks: Mapping[str, wire.Task]) -> NoReturn:
+    """Do the task that is asked for over the line, and end this process."""
+    status = 1
+    try:
+        _end_with(os.getppid())
+        threading.Thread(target=_end_with_the_line, args=(line.fileno(),), daemon=True).start()
+        with suppress(ValueError, OSError):  # no process and no thread from here on, but for root
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        if (asked := wire.asked(line)) is not None:
+            _do(line, tasks, *asked)
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def _end_with(parent: int) -> None:
@@ -54,11 +74,11 @@ def _end_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before
-        sys.exit(1)
+        os._exit(1)
 
 
 def _end_with_the_line(descriptor: int) -> None:
-    """End this process when the parent closes the socket, also where the kernel does not."""
+    """End this process when the worker closes the line, also where the kernel does not."""
     poll = select.poll()
     poll.register(descriptor, 0)  # no events: a hang-up is told all the same
     while not any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in poll.poll()):
@@ -78,17 +98,11 @@ def _limit(memory: int, file_size: int) -> None:
             resource.setrlimit(getattr(resource, name), (value, value))
 
 
-def _renew(seconds: float) -> None:
-    """Let this process compute for so many seconds from now; then the kernel ends it."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = usage.ru_utime + usage.ru_stime
-    resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1, resource.RLIM_INFINITY))
-
-
-def _serve(
+def _do(
     line: socket.socket, tasks: Mapping[str, wire.Task], request: wire.Request, files: wire.Files
 ) -> None:
-    _renew(request.seconds)
+    seconds = math.ceil(request.seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     told = 0.0
 
     def report(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""A text file of documents that somebody sent, as tokens. Child only."""
+"""A text file of documents that somebody sent, as tokens. In a decoder only."""
 
 from __future__ import annotations
 

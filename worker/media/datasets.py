@@ -1,4 +1,4 @@
-"""A training archive: a zip in Hugging Face's imagefolder layout, written by a stranger. Child only.
+"""A training archive: a zip in Hugging Face's imagefolder layout, written by a stranger. In a decoder only.
 
 ``metadata.jsonl`` has one JSON object a line: ``file_name``, ``text`` (a caption, or a list of captions to
 draw from) and, if pictures shall not be drawn equally often, ``weight``; ``label`` names a class for trainers

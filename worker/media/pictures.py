@@ -1,4 +1,4 @@
-"""One picture that somebody sent, decoded: the one place that does. Child only.
+"""One picture that somebody sent, decoded: the one place that does. In a decoder only.
 
 Its header says how many pixels a picture has, so that one of too many is refused before it is decoded.
 """

@@ -1,4 +1,4 @@
-"""What a decoding child can do: its parent asks for a task by its name here. Child only."""
+"""What a decoding child can do: its parent asks for a task by its name here. In a decoder only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What a worker and its decoding child say to each other over a Unix socket.
+"""What a worker and its decoders say to each other over Unix sockets.
 
-The worker sends requests: a JSON head and, beside it, open files (``SCM_RIGHTS``), so that the child opens no
-path. The child sends frames: one byte that says what it is, a length, and a body of at most ``MOST_BODY``
-bytes. A file may have taken the child over: the worker unpickles nothing of it, and checks what it wrote.
+Each task has a line of its own. The worker hands it to the process that starts decoders, and sends the
+request over it: a JSON head and, beside it, open files (``SCM_RIGHTS``), so that a decoder opens no path. The
+decoder sends frames: one byte that says what it is, a length, and a body of at most ``MOST_BODY`` bytes. A
+file may have taken the decoder over: the worker unpickles nothing of it, and checks what it wrote.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-#: what a frame of the child is
-HELLO, PROGRESS, DONE, REFUSED, MEMORY, FULL = b"h", b"p", b"d", b"r", b"m", b"f"
+#: what a frame of a decoder is
+PROGRESS, DONE, REFUSED, MEMORY, FULL = b"p", b"d", b"r", b"m", b"f"
+#: what a frame of the process that starts decoders is: it can begin, or a decoder has ended
+HELLO, GONE = b"h", b"g"
 #: bytes of a frame's body at most
 MOST_BODY = 4096
 #: the body of a ``PROGRESS``: how much is done, and of how much
 STEPS = struct.Struct(">QQ")
+#: the body of a ``GONE``: the exit status, below 0 the signal that ended it
+STATUS = struct.Struct(">i")
 
 _FRAME = struct.Struct(">cI")
 _REQUEST = struct.Struct(">I")
@@ -36,7 +41,11 @@ class Undecodable(Exception):
 
 
 class Ended(Exception):
-    """The other side is gone, or sends what is no frame."""
+    """The other side is gone."""
+
+
+class Nonsense(Exception):
+    """The other side sends what is no frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +58,33 @@ class Files:
 
 #: tells how much is done, and of how much
 Report = Callable[[int, int], None]
-#: what a child can be asked to do: files, arguments and ``Report`` in, at most ``MOST_BODY`` bytes out.
+#: what a decoder can be asked to do: files, arguments and ``Report`` in, at most ``MOST_BODY`` bytes out.
 #: Raises Undecodable; whatever else it raises is taken for the fault of what was sent
 Task = Callable[[Files, Mapping[str, Any], Report], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A task by its name in the child's table, and seconds of computing that it may take."""
+    """A task by its name in the decoder's table, and seconds of computing that it may take."""
 
     task: str
     seconds: float
     arguments: Mapping[str, Any]
 
 
+def hand_over(control: socket.socket, line: socket.socket) -> None:
+    """Have a decoder started that serves this line. Raises OSError when nobody is there."""
+    socket.send_fds(control, [b"l"], [line.fileno()])
+
+
+def next_line(control: socket.socket) -> socket.socket | None:
+    """The line of the next decoder, None when the worker is gone."""
+    found, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+    return socket.socket(fileno=descriptors[0]) if found and descriptors else None
+
+
 def ask(line: socket.socket, request: Request, files: Files) -> None:
-    """Send a request with its files. Raises OSError when the child is gone."""
+    """Send a request with its files. Raises OSError when the decoder is gone."""
     head = {
         "task": request.task,
         "seconds": request.seconds,
@@ -85,7 +105,7 @@ def asked(line: socket.socket) -> tuple[Request, Files] | None:
         return None
     (size,) = _REQUEST.unpack(length)
     if size > _MOST_REQUEST:
-        raise Ended
+        raise Nonsense
     head = json.loads(_exactly(line, size, None))
     with ExitStack() as stack:
         count = head["sources"]
@@ -105,10 +125,10 @@ def send(line: socket.socket, kind: bytes, body: bytes = b"") -> None:
 
 
 def receive(line: socket.socket, deadline: float) -> tuple[bytes, bytes]:
-    """Kind and body of the next frame. Raises Ended, and TimeoutError at the deadline (monotonic seconds)."""
+    """Kind and body of the next frame. Raises Ended, Nonsense, and TimeoutError at the deadline."""
     kind, size = _FRAME.unpack(_exactly(line, _FRAME.size, deadline))
     if size > MOST_BODY:
-        raise Ended
+        raise Nonsense
     return kind, _exactly(line, size, deadline)
 
 
