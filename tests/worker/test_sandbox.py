@@ -218,7 +218,7 @@ def test_a_decoder_ends_when_its_line_is_closed_and_its_starter_goes_on(tmp_path
             starter.wire.hand_over(process._control, theirs)
             request = starter.wire.Request(task="sleep", seconds=60, arguments={})
             starter.wire.ask(ours, request, starter.wire.Files([], [target]))
-        wait_until(lambda: said.read_text(), what="the task to be under way")
+        wait_until(said.read_text, what="the task to be under way")
         ours.close()
         wait_until(lambda: gone(int(said.read_text())), what="the decoder to end")
         assert process.lives

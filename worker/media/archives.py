@@ -70,6 +70,8 @@ class Archive:
                             f"unpacks to more than the {MAX_UNPACKED // 2**30} GiB that are allowed"
                         )
                     yield piece
+                if done != self.entries[name].file_size:
+                    raise Undecodable(f"{shown(name)} is not of the size that the archive says; {_PACK}")
         except (Undecodable, MemoryError):
             raise
         except Exception as error:  # zlib, lzma and bz2 have an error each, and headers that lie have others
@@ -113,6 +115,8 @@ def _checked(infos: list[zipfile.ZipInfo], directory: int) -> Mapping[str, zipfi
 
 def _check_name(name: str) -> None:
     path = PurePosixPath(name)
+    if not name:
+        raise Undecodable(f"has an entry without a name; {_PACK}")
     if len(name) > MAX_NAME:
         raise Undecodable(f"has an entry {shown(name)} whose name is longer than {MAX_NAME} characters")
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
