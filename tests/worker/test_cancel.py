@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +153,19 @@ def test_a_fetch_that_failed_is_tried_again(shop: Shop, held: Held) -> None:
     for _ in range(2):
         with pytest.raises(OSError, match="no room"):
             fetches.folder("m", MODEL, lambda progress: None, held.wait)
+
+
+def test_a_job_that_waited_for_one_thing_hears_of_a_stop_while_it_waits_for_the_next(held: Held) -> None:
+    there: Future[int] = Future()
+    there.set_result(1)
+    assert held.wait(there) == 1
+    never: Future[int] = Future()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(held.wait, never)
+        assert not wait([waiting], 0.2).done
+        held.stop(StopReason.CANCELED)
+        try:
+            with pytest.raises(Stopped):
+                waiting.result(30)
+        finally:
+            never.cancel()  # or the pool would wait for ever
