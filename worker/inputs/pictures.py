@@ -16,7 +16,7 @@ from shared.catalog.places import changed
 from shared.errors import JobError
 from worker.inputs.reading import Reader
 from worker.media.limits import MOST_PIXELS, PICTURE
-from worker.media.pictures import SIZE, Kind
+from worker.media.pictures import SIZE, Kind, head
 from worker.media.wire import Undecodable
 
 Size = tuple[int, int]
@@ -39,12 +39,15 @@ def open_picture(reader: Reader, path: Path, field: str, kind: Kind = "rgb") -> 
 def _picture(answer: bytes, file: Path, mode: str) -> PIL.Image.Image:
     """What the child wrote, none of which is believed."""
     width, height = SIZE.unpack(answer) if len(answer) == SIZE.size else (0, 0)
-    right = 0 < width * height <= MOST_PIXELS
-    if not right or file.stat().st_size != width * height * len(mode):
+    begin = head(mode, (width, height))
+    if (
+        not 0 < width * height <= MOST_PIXELS
+        or file.stat().st_size != len(begin) + width * height * len(mode)
+        or not (content := file.read_bytes()).startswith(begin)
+    ):
         raise Undecodable("confuses its decoder; save it anew with another program and send that")
-    pixels = file.read_bytes()
     file.unlink()
-    return PIL.Image.frombytes(mode, (width, height), pixels)
+    return PIL.Image.frombytes(mode, (width, height), memoryview(content)[len(begin) :])
 
 
 def with_pictures(given: Mapping[str, Any], schema: Mapping[str, Any], open_: Open) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 ``CONTROL`` is the descriptor of its socket, ``PARENT`` the id of the process that started it, ``MEMORY`` and
 ``FILE`` are limits in bytes, and ``TASKS`` names the module whose table ``TASKS`` says what can be done.
 
-It loads the decoding libraries and forks for each task: a process decodes one task's files and ends, so that
-nothing that a file does to it is there when the next one is decoded. All of them end with the worker.
+It loads the decoding libraries and forks a process for each task, which waits for it, decodes its files and
+ends: nothing that a file does to a decoder is there when the next one is decoded. All of them end with the
+worker.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from typing import NoReturn
 from worker.media import wire
 
 _PR_SET_PDEATHSIG = 1
-#: steps of niceness behind the worker's own threads: the device does not wait for a decoder
-_BEHIND = 5
 #: open files at most: the task's own, the socket, and those that a library opens for a moment
 _MOST_OPEN = 64
+#: the exit status of a decoder for which there will be no task
+_NOTHING = 3
 #: seconds between two frames of progress
 _TELL_EVERY = 0.1
 
@@ -39,26 +40,29 @@ _TELL_EVERY = 0.1
 def main() -> None:
     descriptor, parent, memory, file_size = (int(word) for word in sys.argv[1:5])
     _end_with(parent)
-    os.nice(_BEHIND)
     _limit(memory, file_size)
     control = socket.socket(fileno=descriptor)
     tasks: Mapping[str, wire.Task] = import_module(sys.argv[5]).TASKS
     with suppress(OSError, wire.Ended):  # the worker is gone
         wire.send(control, wire.HELLO)
-        while (line := wire.next_line(control)) is not None:
+        while True:
+            myself = os.getpid()
             if (pid := os.fork()) == 0:
-                control.close()
-                _decode(line, tasks)
-            line.close()
-            _, status = os.waitpid(pid, 0)
-            wire.send(control, wire.GONE, wire.STATUS.pack(os.waitstatus_to_exitcode(status)))
+                _decode(control, tasks, myself)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if status == _NOTHING:
+                return
+            wire.send(control, wire.GONE, wire.STATUS.pack(status))
 
 
-def _decode(line: socket.socket, tasks: Mapping[str, wire.Task]) -> NoReturn:
-    """Do the task that is asked for over the line, and end this process."""
+def _decode(control: socket.socket, tasks: Mapping[str, wire.Task], parent: int) -> NoReturn:
+    """Wait for a line, do the task that is asked for over it, and end this process."""
     status = 1
     try:
-        _end_with(os.getppid())
+        _end_with(parent)
+        if (line := wire.next_line(control)) is None:
+            os._exit(_NOTHING)
+        control.close()  # what may be taken over has no part in the next task
         threading.Thread(target=_end_with_the_line, args=(line.fileno(),), daemon=True).start()
         with suppress(ValueError, OSError):  # no process and no thread from here on, but for root
             resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))

@@ -43,7 +43,9 @@ def read_corpus(files: Files, arguments: Mapping[str, Any], report: Report) -> b
         row = array.array("i", (i for encoding in tokenizer.encode_batch_fast(batch) for i in encoding.ids))
         files.targets[0].write(row.tobytes())
         tokens += len(row)
-    files.targets[0].write(array.array("i", [tokenizer.token_to_id(arguments["end"])]).tobytes())
+    if (end := tokenizer.token_to_id(arguments["end"])) is None:
+        raise Undecodable("cannot be read with this tokenizer, which knows no end of a document")
+    files.targets[0].write(array.array("i", [end]).tobytes())
     return COUNTS.pack(tokens, count, chat)
 
 

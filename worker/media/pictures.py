@@ -19,6 +19,7 @@ from PIL import (
     ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,  # noqa: F401 - what ``read_picture`` writes by
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -45,10 +46,16 @@ Kind = Literal["rgb", "mask"]
 
 
 def read_picture(files: Files, arguments: Mapping[str, Any], _: Report) -> bytes:
-    """Writes the picture's pixels, row by row, three bytes each, or one where ``kind`` is ``mask``."""
+    """Writes the picture's pixels, row by row, three bytes each, or one where ``kind`` is ``mask``, behind
+    ``head``."""
     picture = decode(files.sources[0], arguments["kind"])
-    files.targets[0].write(picture.tobytes())
+    picture.save(files.targets[0], "PPM")  # without a second copy in memory, as ``tobytes`` makes one
     return SIZE.pack(*picture.size)
+
+
+def head(mode: str, size: tuple[int, int]) -> bytes:
+    """What stands before the pixels: that of a portable pixel map."""
+    return b"%s\n%d %d\n255\n" % (b"P5" if mode == "L" else b"P6", *size)
 
 
 def decode(file: BinaryIO, kind: Kind = "rgb", *, most_pixels: int = MOST_PIXELS) -> PIL.Image.Image:
@@ -63,7 +70,9 @@ def decode(file: BinaryIO, kind: Kind = "rgb", *, most_pixels: int = MOST_PIXELS
                 width, height = picture.size
                 if width * height > most_pixels:
                     raise _too_many(f"{width} x {height} pixels", most_pixels)
-                return _on_white(ImageOps.exif_transpose(picture)).convert("L" if kind == "mask" else "RGB")
+                ImageOps.exif_transpose(picture, in_place=True)
+                picture.load()
+                return _of_mode(_on_white(picture), "L" if kind == "mask" else "RGB")
     except (Undecodable, MemoryError):
         raise
     except PIL.Image.DecompressionBombError:
@@ -73,6 +82,10 @@ def decode(file: BinaryIO, kind: Kind = "rgb", *, most_pixels: int = MOST_PIXELS
     except Exception as error:  # whatever broken bytes make a decoder raise
         reason = str(error)[:200] or type(error).__name__
         raise Undecodable(f"the picture is broken ({reason}); send one that a viewer can open") from error
+
+
+def _of_mode(picture: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _on_white(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -14,9 +14,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 #: what a frame of a decoder is
 PROGRESS, DONE, REFUSED, MEMORY, FULL = b"p", b"d", b"r", b"m", b"f"
@@ -107,15 +106,15 @@ def asked(line: socket.socket) -> tuple[Request, Files] | None:
     if size > _MOST_REQUEST:
         raise Nonsense
     head = json.loads(_exactly(line, size, None))
-    with ExitStack() as stack:
-        count = head["sources"]
-        modes = ["rb"] * count + ["wb"] * (len(descriptors) - count)
-        opened = [
-            stack.enter_context(os.fdopen(fd, mode)) for fd, mode in zip(descriptors, modes, strict=True)
-        ]
-        stack.pop_all()
+    count = head["sources"]
+    sources = [_opened(descriptor, "rb") for descriptor in descriptors[:count]]
+    targets = [_opened(descriptor, "wb") for descriptor in descriptors[count:]]
     request = Request(task=head["task"], seconds=head["seconds"], arguments=head["arguments"])
-    return request, Files(opened[:count], opened[count:])
+    return request, Files(sources, targets)
+
+
+def _opened(descriptor: int, mode: str) -> BinaryIO:
+    return cast(BinaryIO, os.fdopen(descriptor, mode))
 
 
 def send(line: socket.socket, kind: bytes, body: bytes = b"") -> None:

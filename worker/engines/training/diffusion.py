@@ -197,7 +197,7 @@ class _Training:
             if start:
                 self._context.boundary(Progress("captions", start, len(captions)))
             found.append(nets.token_ids(tokens, captions[start : start + _CAPTIONS]))
-        return list(torch.cat(found).split([len(row) for row in self._pictures.captions]))
+        return list(torch.split(torch.cat(found), [len(row) for row in self._pictures.captions]))
 
     # 3: every picture as latents, once
 
