@@ -15,7 +15,7 @@ class Limits:
     memory: int
     #: bytes of the largest file that is written
     file: int
-    #: whether the child may do another task afterwards
+    #: whether the process that forked the decoder is kept for the next task
     reused: bool = False
 
 
