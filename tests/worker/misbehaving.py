@@ -87,7 +87,12 @@ def look_around(files: Files, arguments: Mapping[str, Any], report: Report) -> b
             links[name] = str(Path(f"/proc/self/fd/{name}").readlink())
         except OSError:
             continue
-    found = {"descriptors": links, "environment": dict(os.environ), "group": os.getpgid(0)}
+    found = {
+        "descriptors": links,
+        "environment": dict(os.environ),
+        "group": os.getpgid(0),
+        "ended for memory": int(Path("/proc/self/oom_score_adj").read_text()),
+    }
     files.targets[0].write(json.dumps(found).encode())
     return b""
 

@@ -183,6 +183,7 @@ def test_a_decoder_has_one_line_to_its_worker_and_nothing_else(
     assert sum(one.startswith("socket:") for one in links) == 1
     assert [one for one in links if one != "/dev/null" and not one.startswith("socket:")] == [str(target)]
     assert found["group"] != os.getpgid(0), "Ctrl-C in the worker's terminal must not reach it"
+    assert found["ended for memory"] == 1000, "where memory is short it goes before the worker"
 
 
 @pytest.mark.chaos

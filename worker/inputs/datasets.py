@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from shared.errors import InvalidInput
 from worker.inputs.reading import Reader
@@ -20,6 +21,8 @@ from worker.media.limits import DATASET
 from worker.media.wire import Undecodable
 
 POINTER = "/input/dataset"
+#: bytes of a tokenizer at most; one of 50,000 tokens has some four million
+_MOST_TOKENIZER = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +82,15 @@ def _pictures(wanted: PicturesWanted, path: Path, reader: Reader) -> Pictures:
         captions=captions,
         weights=weights,
         labels=labels,
-        tokenizer=tokenizer[0].read_text("utf-8") if tokenizer else None,
+        tokenizer=_tokenizer(tokenizer[0])[0] if tokenizer else None,
     )
 
 
 def _rows(
     path: Path, count: int, pictures: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], tuple[str | None, ...], tuple[tuple[str, ...], ...]]:
-    """The lines that the child wrote, none of which is believed."""
-    _expect(0 < count <= datasets.MAX_ROWS)
+    """The lines that the decoder wrote, none of which is believed."""
+    _expect(0 < count <= datasets.MAX_ROWS and path.stat().st_size <= 2 * datasets.MAX_METADATA_BYTES)
     places, weights = np.empty(count, np.int64), np.empty(count, np.float64)
     labels: list[str | None] = []
     captions: list[tuple[str, ...]] = []
@@ -98,8 +101,9 @@ def _rows(
             except (orjson.JSONDecodeError, TypeError, ValueError):
                 raise _confused() from None
             _expect(type(place) is int and 0 <= place < pictures and type(weight) is float and weight > 0)
-            _expect(label is None or type(label) is str)
-            _expect(type(texts) is list and len(texts) > 0 and all(type(text) is str for text in texts))
+            _expect(label is None or _is_text(label, datasets.MAX_LABEL))
+            _expect(type(texts) is list and len(texts) > 0)
+            _expect(all(_is_text(text, datasets.MAX_CAPTION) for text in texts))
             places[index], weights[index] = place, weight
             labels.append(label)
             captions.append(tuple(texts))
@@ -116,11 +120,24 @@ def _text(wanted: TextWanted, path: Path, reader: Reader) -> Text:
     )
     _expect(len(answer) == corpora.COUNTS.size)
     count, _, chat = corpora.COUNTS.unpack(answer)
-    return Text(
-        tokens=_mapped(tokens, np.dtype(np.int32), (count,)),
-        tokenizer=tokenizer.read_text("utf-8"),
-        chat=chat,
-    )
+    text, vocabulary = _tokenizer(tokenizer)
+    found = _mapped(tokens, np.dtype(np.int32), (count,))
+    _expect(found.min() >= 0 and found.max() < vocabulary)
+    return Text(tokens=found, tokenizer=text, chat=chat)
+
+
+def _tokenizer(path: Path) -> tuple[str, int]:
+    """A tokenizer in the JSON of the library, and how many tokens it knows."""
+    _expect(path.stat().st_size <= _MOST_TOKENIZER)
+    try:
+        text = path.read_text("utf-8")
+        return text, Tokenizer.from_str(text).get_vocab_size()
+    except Exception:  # noqa: BLE001 - the library raises nothing more special
+        raise _confused() from None
+
+
+def _is_text(value: object, most: int) -> bool:
+    return type(value) is str and 0 < len(value) <= most
 
 
 def _mapped(path: Path, kind: np.dtype[Any], shape: Sequence[int]) -> NDArray[Any]:
@@ -135,5 +152,5 @@ def _expect(holds: bool) -> None:
 
 
 def _confused() -> Undecodable:
-    """The child wrote what the task never writes: something took it over."""
-    return Undecodable("confuses its decoder; pack it anew with: zip -r data.zip .")
+    """The decoder wrote what the task never writes: something took it over."""
+    return Undecodable("confuses its decoder; make it anew with another program and send that")

@@ -37,7 +37,7 @@ def open_picture(reader: Reader, path: Path, field: str, kind: Kind = "rgb") -> 
 
 
 def _picture(answer: bytes, file: Path, mode: str) -> PIL.Image.Image:
-    """What the child wrote, none of which is believed."""
+    """What the decoder wrote, none of which is believed."""
     width, height = SIZE.unpack(answer) if len(answer) == SIZE.size else (0, 0)
     begin = head(mode, (width, height))
     if (

@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from worker.media import wire
@@ -41,6 +42,8 @@ def main() -> None:
     descriptor, parent, memory, file_size = (int(word) for word in sys.argv[1:5])
     _end_with(parent)
     _limit(memory, file_size)
+    with suppress(OSError):  # where memory is short, Linux ends this before the worker
+        Path("/proc/self/oom_score_adj").write_text("1000")
     control = socket.socket(fileno=descriptor)
     tasks: Mapping[str, wire.Task] = import_module(sys.argv[5]).TASKS
     with suppress(OSError, wire.Ended):  # the worker is gone
