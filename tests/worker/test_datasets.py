@@ -17,6 +17,7 @@ from shared.jobs.records import Job
 from shared.jobs.states import Status
 from tests.servers import Qanvas, wait_until
 from tests.worker.conftest import Shop
+from worker.media.limits import DATASET
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,11 +85,11 @@ def wait_until_read(shop: Shop, job_id: str) -> None:
 
 
 def decoders(worker: Qanvas) -> list[psutil.Process]:
-    """The processes that decode for a worker, without those that only start them."""
+    """The processes that read datasets for a worker, without those that only start them."""
     starters = [
         one
         for one in psutil.Process(worker.pid).children()
-        if any(word == "worker.media.child" for word in one.cmdline())
+        if {"worker.media.child", str(DATASET.memory)} <= set(one.cmdline())
     ]
     return [decoder for one in starters for decoder in one.children()]
 
