@@ -72,6 +72,7 @@ WEBHOOK: Schema = {
             "type": "array",
             "items": {"enum": list(EVENTS.values())},
             "minItems": 1,
+            "maxItems": len(EVENTS),
             "uniqueItems": True,
             "description": "All but job.running where it is left out.",
         },

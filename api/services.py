@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from api.bodies import Bodies
 from api.desks import Desks
 from api.limits import Limits
 from shared.aftermath import Aftermath, tell
@@ -81,6 +82,7 @@ class Services:
         self.closing = threading.Event()
         #: requests that are worked on at once; those that only wait take a seat instead
         self.desks = Desks(settings.api_threads)
+        self.bodies = Bodies(settings.max_body_bytes, self.desks)
         self._seats = threading.BoundedSemaphore(settings.api_streams)
 
     def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:

@@ -71,6 +71,7 @@ def submit_job(call: Call) -> Response:
     if not seconds:
         return answer(present_accepted(call.services, accepted), 202, said)
     said["Preference-Applied"] = f"wait={seconds:g}"
+    call.release_body()
     job = until_terminal(call.services, accepted.job, seconds)
     return answer(present_job(call.services, job), 200 if job.is_terminal else 202, said)
 
