@@ -72,7 +72,7 @@ def _who(services: Services, request: Request, scope: Scope) -> Caller:
 
 def is_keyless(services: Services) -> bool:
     """Whether requests without a key are answered."""
-    return services.settings.is_loopback and not services.has_keys()
+    return services.settings.is_loopback and not services.is_keyed()
 
 
 def _bearer(request: Request) -> str | None:

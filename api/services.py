@@ -77,7 +77,7 @@ class Services:
             lambda: self.leases.workers(alive_within=settings.lease_seconds)
         )
         self.depths: Remembered[Sequence[QueueDepth]] = Remembered(self.jobs.depths)
-        self.has_keys = Remembered(self.keys.any)
+        self.is_keyed = Remembered(self.keys.is_keyed)
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
         #: requests that are worked on at once; those that only wait take a seat instead

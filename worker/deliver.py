@@ -12,13 +12,15 @@ from functools import partial
 from shared import webhooks
 from shared.errors import Refused, Unavailable, Unreachable
 from shared.jobs.outbox import LEASE, Delivery, Outbox
+from shared.jobs.receivers import Receiver, Shares
 from shared.outward import Limits, Outward
 from worker.awake import awake_seconds
 
 log = logging.getLogger(__name__)
 
-#: tries at once in one process, and those among them to one host
-SENDERS, PER_HOST = 16, 4
+#: tries at once in one process; those among them of one tenant to one host, and of one tenant, who leaves
+#: some to others even where nobody else has any
+SENDERS, SHARES = 16, Shares(per_host=4, per_tenant=12)
 #: seconds between two looks for what is due
 _LOOK_EVERY = 1.0
 #: seconds between two tries to write down how one went
@@ -38,7 +40,7 @@ class Deliverer:
         self._outbox = outbox
         self._outward = outward
         self._limits = limits
-        self._busy: Counter[str] = Counter()
+        self._busy: Counter[Receiver] = Counter()
         #: guards ``_busy``, and tells when a try ends
         self._changed = threading.Condition()
         self._closed = False
@@ -68,10 +70,10 @@ class Deliverer:
         if (room := SENDERS - busy.total()) <= 0:
             return 0
         until = awake_seconds() + LEASE
-        due = self._outbox.claim(room, busy, PER_HOST)
+        due = self._outbox.claim(room, busy, SHARES)
         for delivery in due:
             with self._changed:
-                self._busy[delivery.host] += 1
+                self._busy[_receiver(delivery)] += 1
             # daemons: a try that hangs must not keep the process alive
             threading.Thread(target=self._try, args=(delivery, until), name=delivery.id, daemon=True).start()
         return len(due)
@@ -100,8 +102,8 @@ class Deliverer:
             log.exception("%s is sent again", delivery.id)
         finally:
             with self._changed:
-                self._busy[delivery.host] -= 1
-                self._busy += Counter()  # drops hosts without tries
+                self._busy[_receiver(delivery)] -= 1
+                self._busy += Counter()  # drops receivers without tries
                 self._changed.notify_all()
 
     def _send(self, delivery: Delivery, until: float) -> Callable[[], None] | None:
@@ -125,7 +127,7 @@ class Deliverer:
 
     def _unreached(self, delivery: Delivery, error: str) -> None:
         self._outbox.failed(delivery, error)
-        self._outbox.put_off(delivery.host, webhooks.wait_after(delivery.tries))
+        self._outbox.put_off(*_receiver(delivery), webhooks.wait_after(delivery.tries))
 
     def _heard(self, delivery: Delivery, status: int, asked: str) -> Callable[[], None]:
         """What settles a try that was answered. ``asked`` is the receiver's ``Retry-After``."""
@@ -150,3 +152,7 @@ def _settle(settle: Callable[[], None], until: float) -> None:
             if awake_seconds() + _SETTLE_EVERY > until:
                 raise
         time.sleep(_SETTLE_EVERY)
+
+
+def _receiver(delivery: Delivery) -> Receiver:
+    return delivery.tenant, delivery.host

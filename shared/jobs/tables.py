@@ -252,14 +252,17 @@ deliveries = sa.Table(
     sa.Column("ended_at", sa.Double),
 )
 delivery_pending = deliveries.c.status == sa.literal_column("'pending'")
+# of ``receivers``; with one over the time alone a planner would walk through one tenant's to find another's
 sa.Index(
-    "ix_deliveries_due",
+    "ix_deliveries_tenant",
+    deliveries.c.tenant,
     deliveries.c.next_at,
     sqlite_where=delivery_pending,
     postgresql_where=delivery_pending,
 )
 sa.Index(
-    "ix_deliveries_host",
+    "ix_deliveries_receiver",
+    deliveries.c.tenant,
     deliveries.c.host,
     deliveries.c.next_at,
     sqlite_where=delivery_pending,
@@ -323,6 +326,14 @@ keys = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("last_used_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+)
+
+#: facts about the whole database that hold once they were noted
+marks = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("name", _Name, primary_key=True),
+    sa.Column("since", sa.Double, nullable=False),
 )
 
 # Of the limits, what is null is as the settings say; 0 is no limit.

@@ -67,6 +67,13 @@ def check_url(text: str, *, allow_private: bool) -> httpx.URL:
     return url
 
 
+def destination(text: str) -> str:
+    """Host and port of a checked URL, the same however they are spelled; at most 255 characters."""
+    url = httpx.URL(text)
+    host = url.host.lower().rstrip(".")
+    return (host if url.port is None else f"{host}:{url.port}")[:255]
+
+
 def literal(host: str) -> Address | None:
     """The address that a host is written as; None for a name. Raises Refused for other ways to write one."""
     try:

@@ -152,3 +152,24 @@ class TestOnLoopback:
         headers = key(services)
         assert api.get("/v1/jobs").status_code == 401
         assert api.get("/v1/jobs", headers=headers).status_code == 200
+
+    def test_revoking_the_last_key_opens_nothing(self, api: Api, services: Services) -> None:
+        made, _ = services.keys.create("only")
+        services.is_keyed.forget()
+        services.keys.revoke(made.id)
+        services.is_keyed.forget()
+        assert api.get("/v1/jobs").status_code == api.get("/metrics").status_code == 401
+        assert services.keys.open() == 0
+        services.is_keyed.forget()
+        assert api.get("/v1/jobs").status_code == 200
+
+    def test_opening_a_server_revokes_what_keys_there_are(self, api: Api, services: Services) -> None:
+        headers = key(services)
+        assert services.keys.open() == 1
+        services.is_keyed.forget()
+        assert api.get("/v1/jobs").status_code == 200
+        assert api.get("/v1/jobs", headers=headers).status_code == 401
+        headers = key(services)
+        services.is_keyed.forget()
+        assert api.get("/v1/jobs").status_code == 401
+        assert api.get("/v1/jobs", headers=headers).status_code == 200
