@@ -95,8 +95,11 @@ class Bodies:
                     raise not_utf8(error, size - (len(error.object) - len(piece))) from None
                 size += len(piece)
                 piece = b"" if size == announced else read(_piece(size, announced))
-        except (TooLarge, Busy, BadRequest):
+        except (TooLarge, Busy):
             drain(request)
+            raise
+        except BadRequest:
+            self._skip(request, read, size + len(piece))
             raise
         if announced is not None and size < announced:
             raise _cut(size, announced)
@@ -112,6 +115,15 @@ class Bodies:
             return parse_large(text, scan)
         finally:
             self._turn.release()
+
+    def _skip(self, request: Request, read: Read, size: int) -> None:
+        """Read and forget the rest of a body that is wrong. Raises TooLarge where it is too large as well."""
+        while size <= self._limit:
+            if not (piece := read(SMALL)):
+                return
+            size += len(piece)
+        drain(request)
+        raise self._too_large()
 
     def _hold(self, body: Body, count: int) -> None:
         """Count bytes that a body holds. Raises Busy where its tenant would hold more than half of all that

@@ -73,6 +73,8 @@ class Operation:
     handler: Handler
     #: what a key must allow; None where nobody is asked
     scope: Scope | None = "read"
+    #: whether the key must allow to read as well, as the answer tells of more than the request sent
+    reads: bool = False
     #: schema of each parameter in the query
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: what each header that the operation heeds means
@@ -93,15 +95,16 @@ class Operation:
     @property
     def problems(self) -> list[HTTPStatus]:
         """The statuses of the problems that it may answer with."""
-        found = {HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE}
+        found = {
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        }
         if self.scope is not None:
             found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
         if self.body is not None or self.form is not None:
-            found |= {
-                HTTPStatus.BAD_REQUEST,
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            }
+            found |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
         if "{" in self.path:
             found |= {HTTPStatus.NOT_FOUND} | ({HTTPStatus.CONFLICT} if self.method != "GET" else set())
         if HTTPStatus.PARTIAL_CONTENT in self.answers:
@@ -144,6 +147,8 @@ def route(app: Flask, services: Services, operation: Operation, paths: Collectio
     def view(**path: str) -> Response:
         asked: Request = request_ctx.request  # the proxy would look for it at each use
         caller = auth.check(services, asked, operation.scope)
+        if operation.reads:
+            auth.check_may_read(caller)
         if operation.scope is not None:
             services.limits.request(caller)
         values = query.read(asked)

@@ -251,6 +251,15 @@ JOB: Schema = record(
     urls=record("Where to go on.", self=_TEXT, events=_TEXT, cancel=_TEXT),
 )
 
+RECEIPT: Schema = record(
+    "What a key without the scope `read` is told of a job that it did not send with this request.",
+    id={"type": "string", "pattern": "^job_"},
+    object={"const": "job"},
+    status={"enum": [status.value for status in Status]},
+    urls=record("Where to go on.", self=_TEXT, events=_TEXT, cancel=_TEXT),
+)
+JOB_OR_RECEIPT: Schema = {"anyOf": [JOB, RECEIPT]}
+
 JOBS: Schema = listing(JOB, next_cursor=_or_null(_TEXT))
 ACCEPTED: Schema = record("The jobs, in the order given.", jobs={"type": "array", "items": JOB})
 
@@ -333,6 +342,13 @@ DELIVERY: Schema = record(
     next_at={**_or_null(_TIME), "description": "When a pending one is tried next."},
     ended_at=_or_null(_TIME),
 )
+DELIVERY_RECEIPT: Schema = record(
+    "What a key without the scope `read` is told of it.",
+    id={"type": "string", "pattern": "^evt_"},
+    object={"const": "webhook.delivery"},
+    status={"enum": ["pending", "delivered", "dead"]},
+)
+DELIVERY_OR_RECEIPT: Schema = {"anyOf": [DELIVERY, DELIVERY_RECEIPT]}
 DELIVERIES: Schema = listing(DELIVERY)
 WEBHOOK_SECRET: Schema = record("What signs webhooks.", key={"type": "string", "pattern": "^whsec_"})
 
@@ -431,6 +447,7 @@ NAMED: Mapping[str, Schema] = {
     "Submission": SUBMISSION,
     "Submissions": SUBMISSIONS,
     "Job": JOB,
+    "JobReceipt": RECEIPT,
     "JobList": JOBS,
     "AttemptList": ATTEMPTS,
     "DeadLetter": LETTER,
@@ -443,6 +460,7 @@ NAMED: Mapping[str, Schema] = {
     "File": FILE,
     "FileList": FILES,
     "Delivery": DELIVERY,
+    "DeliveryReceipt": DELIVERY_RECEIPT,
     "DeliveryList": DELIVERIES,
     "Model": MODEL,
     "ModelList": MODELS,

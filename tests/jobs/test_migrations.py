@@ -16,7 +16,6 @@ from shared.errors import ConfigurationError, Unavailable
 from shared.jobs.keys import KeyStore
 from shared.jobs.tables import metadata
 
-
 ROOT = Path(__file__).parents[2]
 
 
