@@ -11,9 +11,13 @@ from api.sizes import MOST_INPUT, MOST_METADATA
 from shared.catalog.entries import to_entry
 from shared.catalog.models import Model, Stored
 from shared.compact import json_bytes
+from shared.errors import JobError
 from shared.jobs.records import NewJob, NewModel
 from shared.jobs.sizes import MOST_PAGE
+from shared.logs import one_line
 from tests.api.helpers import Api, Hand, faults, jobs_there
+from worker.engines.base import Result
+from worker.results import MOST_RESULT, Results
 
 sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -142,3 +146,33 @@ def test_what_a_worker_says_went_wrong_is_cut(api: Api, services: Services, hand
     assert len(failed.error["message"]) == 2000
     [attempt] = services.attempts.of([failed.id])[failed.id]
     assert len(attempt.traceback or "") == 20_000 and (attempt.traceback or "").endswith("the end")
+
+
+@sqlite
+def test_a_result_too_large_for_a_row_ends_the_job_with_the_reason(
+    api: Api, services: Services, hand: Hand
+) -> None:
+    api.submit()
+    job = hand.claim()
+    results = Results(services.storage)
+    fits = Result(value={"text": "x" * (MOST_RESULT - 100)})
+    assert results.store(job, fits, 0.0).result == fits.value
+    with pytest.raises(JobError, match="at most 4194304 are kept") as caught:
+        results.store(job, Result(value={"text": "x" * MOST_RESULT}), 0.0)
+    assert caught.value.type == "invalid-input"
+
+
+def test_what_users_sent_stays_on_its_line_of_the_log() -> None:
+    assert one_line("a\nERROR forged\x1b[2J\u2028é\ud800") == "a\\nERROR forged\\x1b[2J\\u2028é\\ud800"
+    assert len(one_line("x" * 100_000)) <= 301
+
+
+@sqlite
+def test_a_path_stays_on_its_line_of_the_log(
+    api: Api, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    with services.database.write() as connection:  # as while the database is away
+        connection.exec_driver_sql("ALTER TABLE models RENAME TO away")
+    assert api.get("/v1/models/a%0AERROR%20forged" + "x" * 150).status_code == 503
+    [line] = [record.getMessage() for record in caplog.records if "503 for" in record.getMessage()]
+    assert "\\nERROR forged" in line and "\n" not in line

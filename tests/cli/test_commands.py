@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -109,6 +110,23 @@ def test_a_key_is_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     assert KeyStore(database).verify(secret) is None
     again = run("keys", "revoke", key.id, *data)
     assert (again.returncode, again.stderr) == (1, f"qanvas: no key '{key.id}'\n")
+
+
+def test_a_server_is_opened_by_a_command_that_asks_and_by_nothing_else(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    data = ("--data", str(tmp_path))
+    run("migrate", *data)
+    store = KeyStore(Database(f"sqlite:///{tmp_path / 'qanvas.db'}"))
+    run("keys", "create", "laptop", *data)
+    [key] = store.list()
+    assert "qanvas keys open" in run("keys", "revoke", key.id, *data).stderr
+    assert store.is_keyed()
+    assert run("keys", "open", *data).returncode != 0 and store.is_keyed()
+    run("keys", "create", "phone", *data)
+    assert "1 keys hold no more" in run("keys", "open", "--yes", *data).stderr
+    assert not store.is_keyed() and not store.any()
 
 
 def test_an_unknown_scope_names_those_there_are(run: Run, tmp_path: Path) -> None:
