@@ -2,7 +2,7 @@
 
 The scanner of ``json`` that is written in C keeps the interpreter's lock for the whole call. Here the bytes
 are counted while they come in, before anything is made of them (``Scan``), and then parsed by the same
-module's scanner in Python, a value at a time (``decode``).
+module's scanner in Python, a value at a time (``decoder``).
 """
 
 from __future__ import annotations

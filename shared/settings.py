@@ -159,7 +159,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limit_submissions", "0", "Jobs a minute that each key may submit; 0: any number.", _limit),
     Setting("limit_queued", "0", "Jobs that a tenant may have waiting; 0: any number.", _limit),
     Setting("limit_running", "0", "Jobs that a tenant may have running at once; 0: any number.", _limit),
-    Setting("limit_storage_bytes", "0", "Bytes that a tenant's files and outputs may have; 0: any.", _limit),
+    Setting(
+        "limit_storage_bytes", "0", "Bytes that a tenant's files, outputs and jobs may take; 0: any.", _limit
+    ),
     Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
     Setting("input_allow_private", "0", "1 lets input files be fetched from private addresses.", _flag),
     Setting("fetch_seconds", "120", "Time that fetching one input file from a URL may take.", _positive),
