@@ -129,8 +129,8 @@ class Bodies:
         raise self._too_large()
 
     def _hold(self, body: Body, count: int) -> None:
-        """Count the bytes that a body will hold, once there is room for them: its tenant holds half of all that
-        may be held at most. Raises Busy where there is none in time."""
+        """Count the bytes that a body will hold, once there is room for them: a tenant holds half of what
+        all may hold at most. Raises Busy where there is none in time."""
         with self._desks.left(), self._changed:
             if not self._changed.wait_for(lambda: self._fits(body.tenant, count), _PATIENCE):
                 raise Busy(
