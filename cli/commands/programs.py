@@ -32,6 +32,7 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
         from api.serve import serve
     except ModuleNotFoundError as error:
         raise _missing(error) from None
+    options.keep_private(settings)
     serve(settings, settings.api_processes)
 
 
@@ -51,6 +52,7 @@ def worker(queues: str | None, device: str | None, slots: int | None, check: boo
     if check:
         _check(settings)
         return
+    options.keep_private(settings)
     if settings.device == ALL:
         names = devices()
         if len(names) > 1:
@@ -68,19 +70,16 @@ def worker(queues: str | None, device: str | None, slots: int | None, check: boo
 @options.data
 def migrate(data: Path | None) -> None:
     """Bring the database to what this version needs."""
-    from shared.database import Database
-
-    database = Database(options.settings_from(data=data).database_url)
+    database = options.open_database(options.settings_from(data=data))
     database.migrate()
     click.echo(f"{database.url.render_as_string(hide_password=True)} is up to date", err=True)
 
 
 def _check(settings: Settings) -> None:
-    from shared.database import Database
     from shared.jobs.leases import Leases
 
     lease = settings.lease_seconds
-    alive = Leases(Database(settings.database_url), lease).workers(alive_within=lease)
+    alive = Leases(options.open_database(settings), lease).workers(alive_within=lease)
     here = [one for one in alive if one.host == socket.gethostname()]
     if not here:
         raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")
