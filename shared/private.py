@@ -107,6 +107,8 @@ def _contents(data: Path) -> Iterator[Path]:
     for pattern in _OURS:
         for path in data.glob(pattern):
             yield path
+            if path.is_symlink():
+                continue
             for folder, folders, files in os.walk(path):
                 yield from (Path(folder, name) for name in (*folders, *files))
 

@@ -41,6 +41,7 @@ from worker.results import Results
 from worker.retention import Retention
 from worker.runner import Runner
 from worker.scratch import Scratch
+from worker.ticketless import Ticketless
 from worker.upkeep import Upkeep
 
 
@@ -132,6 +133,16 @@ class House:
             turns=turns,
         )
 
+        self.ticketless = Ticketless(
+            queues=settings.queues,
+            slots=settings.slots,
+            every=settings.upkeep_seconds,
+            jobs=jobs,
+            tickets=self.tickets,
+            held=lambda: len(self.keeper.held()),
+            take=self.runner.ticket,
+        )
+
     def describe(self) -> Worker:
         """This worker as others see it."""
         return Worker(
@@ -156,11 +167,13 @@ class House:
         self.requests.start()
         self.upkeep.bury(self.scratch.dead, self.scratch.left)
         self.upkeep.start()
+        self.ticketless.start()
         self.deliverer.start()
         self.retention.start()
 
     def close(self) -> None:
         """Call when no ticket runs any more."""
+        self.ticketless.close()
         self.endings.close()
         self.fitness.close()
         self.upkeep.close()

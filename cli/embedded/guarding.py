@@ -45,6 +45,7 @@ class Guard:
         self._tell("done")
         if self._process is not None:
             _end(self._process)
+            self._process = None
 
     def _start(self, now: float) -> None:
         self._restarts.begin(now)
