@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def _check(data: Path) -> int:
         return 0
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigurationError(f"the data folder {data} is not a folder; name another in QANVAS_DATA")
-    if data == data.parent or (found.st_mode & stat.S_ISVTX and found.st_mode & stat.S_IWOTH):
+    if _is_everybodys(data, found.st_mode):
         raise ConfigurationError(
             f"{data} is for all users of this machine; name a folder of its own in QANVAS_DATA, such as "
             f"{data / 'qanvas'}"
@@ -75,6 +76,13 @@ def _check(data: Path) -> int:
             "share it with a group by `chmod 2770`, or name another in QANVAS_DATA"
         )
     return found.st_mode
+
+
+def _is_everybodys(data: Path, mode: int) -> bool:
+    """Whether this is the root, or a folder as /tmp; a tmpfs that is mounted for us has its mode, too."""
+    common = {Path(place).resolve() for place in ("/", "/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())}
+    as_tmp = mode & stat.S_ISVTX and mode & stat.S_IWOTH
+    return data in common or bool(as_tmp and set(data.iterdir()) - {p for o in _OURS for p in data.glob(o)})
 
 
 def _is_shared(folder: Path) -> bool:

@@ -47,9 +47,9 @@ def make_celery(settings: Settings) -> Celery:
     """The Celery app, for the side that sends tickets and the side that takes them.
 
     Without ack emulation Celery 5.7 outlives a restart of Redis (with it, a partly loaded worker exits).
-    A ticket can be lost that way; leases and upkeep in the database make that harmless. Queues are not declared:
-    tickets are pushed to a queue by its name, and a Redis without memory would refuse the binding that a
-    declaration writes, and so end a worker that connects.
+    A ticket can be lost that way; leases and upkeep in the database make that harmless. Queues are not
+    declared: tickets are pushed to a queue by its name, and a Redis without memory would refuse the binding
+    that a declaration writes, and so end a worker that connects.
     """
     from celery import Celery
     from kombu import Exchange, Queue

@@ -102,6 +102,18 @@ def test_a_folder_that_all_users_share_is_refused_and_stays_as_it_is(folder: Pat
     assert folder.stat().st_mode == before
 
 
+def test_a_folder_of_its_own_with_the_mode_of_tmp_as_a_fresh_tmpfs_has_is_closed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o1777)
+    keep_private(_settings(data))
+    assert _mode(data) & 0o777 == 0o700
+    data.chmod(0o1777)
+    _write(data / "somebody.txt")
+    with pytest.raises(ConfigurationError, match="for all users"):
+        keep_private(_settings(data))
+
+
 def test_a_folder_of_another_user_is_refused_with_the_cure(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         data = tmp_path / "data"

@@ -77,9 +77,11 @@ def migrate(data: Path | None) -> None:
 
 def _check(settings: Settings) -> None:
     from shared.jobs.leases import Leases
+    from shared.revisions import usable
 
-    lease = settings.lease_seconds
-    alive = Leases(options.open_database(settings), lease).workers(alive_within=lease)
+    lease, database = settings.lease_seconds, options.open_database(settings)
+    with usable(database.url):
+        alive = Leases(database, lease).workers(alive_within=lease)
     here = [one for one in alive if one.host == socket.gethostname()]
     if not here:
         raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")
