@@ -169,6 +169,7 @@ class ValkeyChild(Child):
         if self.aside is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.aside.rename(self.folder)
+            log.warning("Valkey does not start without its data either: they are back in %s", self.folder)
 
     def clear(self) -> None:
         """Remove the socket, once the server has ended."""

@@ -242,6 +242,22 @@ def test_nothing_below_the_data_folder_is_open_to_others_and_no_secret_shows(
     assert "whsec_" not in shown
 
 
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_a_program_of_its_own_closes_the_data_folder_too(
+    qanvas: Callable[..., Qanvas], up_settings: Settings, redis_url: str, command: str
+) -> None:
+    assert qanvas("migrate", settings=up_settings).wait() == 0
+    up_settings.data.chmod(0o755)
+    os.umask(before := os.umask(0o022))
+    assert before != 0o077, "what is tested would come by itself"
+    process = qanvas(command, settings=up_settings.with_(redis_url=redis_url))
+    wait_until((up_settings.data / "storage").exists, 120, what="the storage")
+    assert not [path for path in up_settings.data.rglob("*") if path.lstat().st_mode & 0o077]
+    assert up_settings.data.stat().st_mode & 0o077 == 0
+    process.stop()
+    assert "was open to other users" in process.said()
+
+
 def test_valkey_and_the_guard_are_given_no_secrets_of_the_environment(
     start: Callable[..., Started], up_settings: Settings
 ) -> None:
