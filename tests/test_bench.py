@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import decoding
-from bench.kiln_lone import Lone, lone
-from bench.kiln_models import Subject, random_unet, subjects
-from bench.kiln_report import aims, aims_table, plots, tables
+from bench.kiln_lone import Lone, Ratio, lone
+from bench.kiln_models import Subject, random_unet
+from bench.kiln_report import aims, aims_table, full_table, lone_table, plots, tables
 from bench.kiln_rounds import Figures, Measured, capacity, compare, systems
-from bench.kiln_service import Rate, Service
+from bench.kiln_service import BATCHES, Service
+from bench.kiln_service import compare as full
 from worker.engines.base import Device
 from worker.media.sandbox import Sandbox
 
 SUBJECT = Subject("step-bound", "tiny", lambda: random_unet((16, 32), 8, Device()), equal=(2,), mixed=(1, 3))
+TINY = replace(SUBJECT, lone=2)
 
 
 def measured(kiln: Figures, *, key: str = "step-bound", steps: str = "mixed", load: float = 3.0) -> Measured:
@@ -38,20 +41,38 @@ def test_three_systems_serve_the_same_requests_side_by_side() -> None:
 
 
 @pytest.mark.slow
-def test_a_lone_request_is_served_by_two_processes_in_turn() -> None:
-    alone = lone(next(subjects(Device())), "cpu", steps=2, count=2)
-    assert min(alone.plain, alone.kiln, alone.ratio) > 0
+def test_a_lone_request_is_served_by_the_bare_pipeline_the_kiln_and_the_service_in_turn() -> None:
+    alone = lone(TINY, Device(), count=2)
+    assert min(alone.bare, alone.kiln.median, alone.service.median) > 0
+    assert alone.kiln.low <= alone.kiln.median <= alone.kiln.high
+
+
+@pytest.mark.slow
+def test_a_full_queue_is_compared_with_the_fastest_bare_batches() -> None:
+    found = full(TINY, Device(), rounds=1, turn=0.1)
+    assert set(found.batches) == set(BATCHES)
+    assert min(found.bare, found.service, found.ratio, *found.batches.values()) > 0
 
 
 def test_an_aim_that_is_missed_is_said_to_be_missed() -> None:
+    subject = Subject("step-bound", "step-bound", object)
     found = aims(
         [measured(Figures(25.0, 0.25, 0.5, 40))],
-        Lone(0.1, 0.102, 1.02),
-        Service(Rate(10.0, 0.2), Rate(9.0, 0.21), 0.9, 1.05),
+        [Lone(subject, 0.1, Ratio(1.02, 1.0, 1.1), Ratio(1.11, 1.0, 1.2), 44)],
+        [Service(subject, {1: 10.0}, 10.0, 9.0, 0.9, 6)],
     )
-    assert [aim.is_met for aim in found] == [True, True, False, True, False]
+    assert [aim.is_met for aim in found] == [True, True, False, True, False, False]
     rows = aims_table(found).splitlines()[2:]
-    assert [row.endswith("| **no** |") for row in rows] == [False, False, True, False, True]
+    assert [row.endswith("| **no** |") for row in rows] == [False, False, True, False, True, True]
+
+
+def test_the_tables_say_the_median_the_quartiles_and_every_size_of_batch() -> None:
+    subject = Subject("starter-image", "starter-image", object, lone=16)
+    alone = Lone(subject, 0.48, Ratio(1.02, 1.0, 1.1), Ratio(1.11, 1.05, 1.2), 44)
+    row = "| starter-image | 16 | 480 | 1.020 (1.000 to 1.100) | 1.110 (1.050 to 1.200) | 44 |"
+    assert row in lone_table([alone])
+    batches = dict.fromkeys(BATCHES, 3.0)
+    assert "| 2.90 | 0.966 |" in full_table([Service(subject, batches, 3.0, 2.9, 0.966, 6)])
 
 
 def test_each_aim_belongs_to_its_model_and_load() -> None:
@@ -63,7 +84,7 @@ def test_each_aim_belongs_to_its_model_and_load() -> None:
             measured(slow, steps="equal"),
             measured(slow, load=0.7),
         )
-        for aim in aims([each], None, None)
+        for aim in aims([each], [], [])
     ]
     assert said == [
         "compute-bound, equal steps, load 0.85: mean time, kiln to sequential",

@@ -99,7 +99,7 @@ def test_pages_that_break_while_it_is_used_are_an_outage_and_no_bug(
     path = tmp_path / "qanvas.db"
     path.write_bytes(migrated_sqlite.read_bytes())
     database = Database(f"sqlite:///{path}")
-    database.ping()
+    database.check_migrated()
     database.dispose()
     with path.open("r+b") as file:  # all but the header
         file.seek(100)
