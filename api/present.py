@@ -112,6 +112,7 @@ def worker(record: Worker) -> dict[str, Any]:
         "loading": record.loading,
         "memory": record.memory,
         "forwards": record.forwards,
+        "trouble": record.trouble,
         "started_at": time(record.started_at),
         "last_seen": time(record.last_seen),
     }

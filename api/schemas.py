@@ -371,6 +371,10 @@ WORKER: Schema = record(
     loading=_or_null(_TEXT),
     memory=_OBJECT,
     forwards=_OBJECT,
+    trouble={
+        **_or_null(_TEXT),
+        "description": "Why it takes no jobs: it is about to end, or has taken itself out.",
+    },
     started_at=_TIME,
     last_seen=_TIME,
 )

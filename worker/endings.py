@@ -10,13 +10,13 @@ import logging
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from shared.aftermath import Aftermath
 from shared.errors import (
     ConfigurationError,
-    DeadlineExceeded,
     InvalidInput,
     JobError,
     LeaseLost,
@@ -65,9 +65,10 @@ class Endings:
         tickets: Tickets,
         aftermath: Aftermath,
         turns: threading.Lock,
+        noted: Callable[[Job, Ending], None] = lambda _job, _ending: None,
     ) -> None:
         """``most``: jobs that may be on their way to their end at once; ``turns``: of those that write to the
-        database together."""
+        database together; ``noted`` hears how each attempt ended."""
         self._worker_id = worker_id
         self._jobs = jobs
         self._keeper = keeper
@@ -77,6 +78,9 @@ class Endings:
         self._events = events
         self._tickets = tickets
         self._aftermath = aftermath
+        self._noted = noted
+        #: the jobs that are on their way to their end; any thread may look
+        self.ending: set[str] = set()
         self._places = threading.BoundedSemaphore(most)
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="ending")
         self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(leases.finish, turns=turns)
@@ -85,6 +89,7 @@ class Endings:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not
         fill its memory with pictures."""
         self._places.acquire()
+        self.ending.add(held.job.id)
         self._threads.submit(self._end, held, outcome)
 
     def close(self) -> None:
@@ -104,6 +109,7 @@ class Endings:
         finally:
             self._keeper.release(held)
             self._scratch.remove(job.id, job.attempt)
+            self.ending.discard(job.id)
             self._places.release()
 
     def _ending(self, held: Held, outcome: Outcome) -> Ending | None:
@@ -118,14 +124,15 @@ class Endings:
             case Stopped(reason=StopReason.DRAINING):
                 return HandedBack()
             case Stopped():
-                late = DeadlineExceeded(f"the job ran longer than its timeout of {held.job.timeout:g} s")
-                return _failure(late, None)
+                return _failure(held.too_late(), None)
             case error:
                 return _failure(error, outcome.trace)
 
     def _finish(self, held: Held, ending: Ending | None) -> None:
         """Write how it ended, announce it, and remove what nobody needs any more."""
         job = held.job
+        if ending is not None:
+            self._noted(job, ending)
         if isinstance(ending, Failed):
             log.warning("%s failed in attempt %d: %s", job.id, job.attempt, ending.message)
             if ending.traceback is not None and ending.type == "internal":

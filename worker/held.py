@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from shared.errors import DeadlineExceeded
 from shared.events import Events
 from shared.jobs.records import Job
 from worker.engines.base import Progress, Stopped, StopReason
@@ -37,6 +38,7 @@ class Held:
         self._firing: Firing | None = None
         self._look = threading.Event()  # set when ``wait`` has something to see
         self._lock = threading.Lock()
+        self._began = time.monotonic()
 
     def begun(self) -> None:
         self._begin(self.job.id)
@@ -66,6 +68,30 @@ class Held:
             if self._firing is not None:
                 self._firing.stop(reason)
         self._look.set()
+
+    @property
+    def seconds(self) -> float:
+        """Since this process holds the job."""
+        return time.monotonic() - self._began
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its time-out has run out. It counts while the job's files are brought, while its model is
+        loaded and while it computes."""
+        if self.reason is StopReason.DEADLINE:
+            return True
+        if (firing := self._firing) is not None:
+            return firing.is_late
+        return self.job.timeout is not None and self.seconds > self.job.timeout
+
+    def hear_deadline(self) -> None:
+        """Stop the job if it is late, whoever holds up the thread that would see that. Any thread."""
+        if self.reason is None and self.is_late:
+            self.stop(StopReason.DEADLINE)
+
+    def too_late(self) -> DeadlineExceeded:
+        """What a job ends with that was stopped at its deadline."""
+        return DeadlineExceeded(f"the job ran longer than its timeout of {self.job.timeout:g} s")
 
     def wait(self, future: Future[Value]) -> Value:
         """What comes of it. Raises Stopped as soon as the job shall stop; the future goes on for others."""

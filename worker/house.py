@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 
 from shared.aftermath import Aftermath
 from shared.catalog.catalog import Catalog
-from shared.database import Database
 from shared.events import STOP, Events
 from shared.ids import new_id
 from shared.jobs.backoff import Backoff
@@ -16,7 +16,7 @@ from shared.jobs.files import FileStore
 from shared.jobs.kept import Kept
 from shared.jobs.leases import Leases
 from shared.jobs.outbox import Outbox
-from shared.jobs.records import Worker
+from shared.jobs.records import Ending, Job, Worker
 from shared.jobs.store import JobStore
 from shared.jobs.tenants import Tenants
 from shared.listening import Listener
@@ -26,7 +26,9 @@ from shared.settings import Settings
 from shared.storage.factory import open_storage
 from worker.checkpoints import Checkpoints
 from worker.deliver import Deliverer
+from worker.departure import Departure
 from worker.endings import Endings
+from worker.fitness import Fitness
 from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.kiln.profiles import Profiles
@@ -38,6 +40,10 @@ from worker.retention import Retention
 from worker.runner import Runner
 from worker.scratch import Scratch
 from worker.upkeep import Upkeep
+from worker.watch import Watch
+from worker.watched import WatchedDatabase, watched
+
+log = logging.getLogger(__name__)
 
 
 class House:
@@ -47,22 +53,34 @@ class House:
         """Raises ConfigurationError: a device that is not there, a database that is not migrated."""
         self.settings = settings
         self.id = name or new_id("wrk")
-        self.database = Database(settings.database_url)
+        self.watch = Watch(settings.stall_seconds)
+        self.watch.start()
+        try:
+            with self.watch.busy.at("starting"):
+                self._make(settings)
+        except BaseException:
+            self.watch.close()
+            raise
+
+    def _make(self, settings: Settings) -> None:
+        busy = self.watch.busy
+        self.database = WatchedDatabase(settings.database_url, busy)
         self.database.check_migrated()
-        storage = open_storage(settings)
+        storage = watched(open_storage(settings), busy)
         catalog = Catalog(settings, self.database)
         device = find_device(settings.device)
         jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         most = Tenants(self.database, settings).most_running
         leases = Leases(self.database, settings.lease_seconds, backoff, most)
-        results, checkpoints = Results(storage), Checkpoints(storage)
+        results, checkpoints = Results(storage, busy), Checkpoints(storage)
         self.device = device.name
         self.kiln = Kiln(
             device,
             memory_budget(device, settings.memory_bytes),
             slots=settings.slots,
             profiles=Profiles(settings.data / "profiles", describe(device)),
+            failed=self.watch.device_failed,
         )
         self.events = Events(settings.redis_url)
         self.pace = Pace()
@@ -93,6 +111,7 @@ class House:
         )
         # at once they would take longer, each with fewer jobs: they compete for one interpreter
         turns = threading.Lock()
+        self._fitness = Fitness(settings.unfit_after)
         self.endings = Endings(
             worker_id=self.id,
             most=settings.slots,
@@ -106,13 +125,14 @@ class House:
             tickets=self.tickets,
             aftermath=aftermath,
             turns=turns,
+            noted=self._note_ending,
         )
         self.runner = Runner(
             worker_id=self.id,
             slots=settings.slots,
             leases=leases,
             keeper=self.keeper,
-            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs),
+            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs, busy),
             kiln=self.kiln,
             checkpoints=checkpoints,
             scratch=self.scratch,
@@ -121,7 +141,26 @@ class House:
             pace=self.pace,
             endings=self.endings,
             turns=turns,
+            busy=busy,
         )
+        departure = Departure(
+            worker_id=self.id,
+            leases=leases,
+            keeper=self.keeper,
+            scratch=self.scratch,
+            results=results,
+            events=self.events,
+            tickets=self.tickets,
+            retire=self.runner.retire,
+            storing=lambda: bool(self.endings.ending),
+        )
+        self.watch.keep(self.kiln, self.keeper, departure)
+
+    def _note_ending(self, job: Job, ending: Ending) -> None:
+        why = self._fitness.note(f"{job.model}, {job.task}", ending)
+        if why is not None and self.runner.trouble is None:
+            log.error("worker %s %s", self.id, why)
+            self.runner.retire(why)
 
     def describe(self) -> Worker:
         """This worker as others see it."""
@@ -137,6 +176,7 @@ class House:
             memory=self.kiln.memory,
             pace=self.pace.means,
             forwards=self.kiln.forwards,
+            trouble=self.runner.trouble,
         )
 
     def open(self) -> None:
@@ -150,6 +190,11 @@ class House:
 
     def close(self) -> None:
         """Call when no ticket runs any more."""
+        with self.watch.busy.at("stopping"):
+            self._close()
+        self.watch.close()
+
+    def _close(self) -> None:
         self.endings.close()
         self.upkeep.close()
         self.deliverer.close()

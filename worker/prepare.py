@@ -30,6 +30,7 @@ from worker.fetching import Fetches, Report, Wait
 from worker.fitting import with_pictures
 from worker.incoming import Incoming, file_name
 from worker.kiln.firing import Order
+from worker.watchdog import Busy
 
 #: brings the files of a model, or of something that belongs to one
 Fetch = Callable[[Model], Path | None]
@@ -41,8 +42,15 @@ class Preparer:
     """Reads the catalog, the storage and the rows of files; changes nothing."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, storage: Storage, files: FileStore, jobs: JobStore
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        storage: Storage,
+        files: FileStore,
+        jobs: JobStore,
+        busy: Busy | None = None,
     ) -> None:
+        """The watchdog sees in ``busy`` what is fetched."""
         self._settings = settings
         self._catalog = catalog
         self._storage = storage
@@ -54,7 +62,7 @@ class Preparer:
             most_bytes=settings.max_upload_bytes,
             seconds=settings.fetch_seconds,
         )
-        self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report))
+        self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report), busy)
 
     def order(self, job: Job, scratch: Path, report: Report, wait: Wait = Future.result) -> Order:
         """What the kiln shall run; ``report`` hears of downloads, and ``wait`` may give up waiting for them.

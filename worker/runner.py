@@ -6,11 +6,14 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
-from shared.errors import Unavailable
+from shared.errors import DeviceFault, Unavailable
 from shared.events import Events
 from shared.jobs.batching import Combiner
 from shared.jobs.leases import Leases
@@ -20,13 +23,14 @@ from worker.checkpoints import Checkpoints
 from worker.encode import encode_preview
 from worker.endings import Endings
 from worker.engines.base import Stopped, StopReason
-from worker.held import Held
-from worker.kiln.firing import Checkpoint, Outcome, Preview
+from worker.held import Held, Value
+from worker.kiln.firing import Checkpoint, Order, Outcome, Preview
 from worker.kiln.kiln import Kiln
 from worker.lease import LeaseKeeper
 from worker.pace import Pace
 from worker.prepare import Preparer
 from worker.scratch import Scratch
+from worker.watchdog import Busy
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +64,10 @@ class Runner:
         pace: Pace,
         endings: Endings,
         turns: threading.Lock,
+        busy: Busy,
     ) -> None:
-        """``turns``: of those that write to the database together."""
+        """``turns``: of those that write to the database together. The watchdog sees in ``busy`` what is
+        prepared."""
         self._worker_id = worker_id
         self._leases = leases
         self._keeper = keeper
@@ -75,8 +81,13 @@ class Runner:
         self._endings = endings
         self._slots = threading.BoundedSemaphore(slots)
         self._training = threading.BoundedSemaphore(1)
+        self._busy = busy
         #: no more jobs are taken here
         self.leaving = False
+        #: why, where that is no ordinary end
+        self.trouble: str | None = None
+        #: called when the worker takes itself out
+        self.retired: Callable[[], None] = lambda: None
         self._claims: Combiner[_Asked, Job | None] = Combiner(self._claim, turns=turns)
 
     def ticket(self, queue: str) -> None:
@@ -116,6 +127,12 @@ class Runner:
         for held in self._keeper.held():
             held.stop(StopReason.DRAINING)
 
+    def retire(self, why: str) -> None:
+        """Take no more jobs in this process, because it is not fit for any; those that run go on."""
+        if self.trouble is None:
+            self.leaving, self.trouble = True, why
+            self.retired()
+
     @contextmanager
     def _room(self, queue: str) -> Iterator[bool]:
         """Wait for a slot. Training has one of its own, so that it never takes the last one from the others,
@@ -152,25 +169,40 @@ class Runner:
             outcome = self._attempt(held)
         except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, it ends this job and no other
             outcome = Outcome.of_error(error)
-        self._endings.end(held, outcome)
+        if not isinstance(outcome.error, DeviceFault):  # then all jobs go back together: see ``Departure``
+            self._endings.end(held, outcome)
 
     def _attempt(self, held: Held) -> Outcome:
         """What computing came to. Raises what preparing it raised."""
         job = held.job
         scratch = self._scratch.of(job.id, job.attempt)
-        firing = self._kiln.submit(self._preparer.order(job, scratch, held.progress, held.wait), held)
+        firing = self._kiln.submit(self._order(held, scratch), held)
         held.fire(firing)
         for notice in firing.notices():
             match notice:
                 case Preview(image):
                     data = {"url": f"/v1/jobs/{job.id}/preview"}
-                    self._events.publish(job.id, "preview", data, preview=encode_preview(image))
+                    with self._busy.at("encoding a preview", job.id, blames=True):
+                        encoded = encode_preview(image)
+                    self._events.publish(job.id, "preview", data, preview=encoded)
                 case Checkpoint(folder):
                     self._save(held, notice)
                     shutil.rmtree(folder, ignore_errors=True)
         assert firing.outcome is not None
         self._scratch.computed(job.id)
         return firing.outcome
+
+    def _order(self, held: Held, scratch: Path) -> Order:
+        with self._busy.at("preparing a job", held.job.id) as mark:
+
+            def wait(future: Future[Value]) -> Value:
+                with mark.pause():  # downloads are watched themselves
+                    return held.wait(future)
+
+            order = self._preparer.order(held.job, scratch, held.progress, wait)
+        if order.timeout is None:
+            return order
+        return replace(order, timeout=max(0.0, order.timeout - held.seconds))
 
     def _save(self, held: Held, checkpoint: Checkpoint) -> None:
         if held.lost:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +49,12 @@ class Scratch:
         """Note that this job computes no more, and is to be stored."""
         with suppress(FileNotFoundError):  # it ended before it began
             (self._folder / f"{_BEGUN}{job_id}").rename(self._folder / f"{_COMPUTED}{job_id}")
+
+    def suspect_only(self, job_ids: Collection[str]) -> None:
+        """Remove the notes of all other jobs: this worker is about to end, and they are not why."""
+        for mark in (_BEGUN, _COMPUTED):
+            for job_id in _marked(self._folder, mark) - set(job_ids):
+                (self._folder / f"{mark}{job_id}").unlink(missing_ok=True)
 
     def remove(self, job_id: str, attempt: int) -> None:
         """Remove what an attempt wrote, and the notes of how far it was."""

@@ -26,6 +26,7 @@ from cli.embedded import children, guard, valkey
 from cli.embedded.folder import DataFolder
 from shared.database import Database
 from shared.errors import ConfigurationError, Unavailable
+from shared.exits import START_AGAIN
 from shared.jobs.keys import KeyStore
 from shared.jobs.leases import Leases
 from shared.settings import SETTINGS, Settings
@@ -164,8 +165,10 @@ class Supervisor:
         with httpx.Client(base_url=_reachable(self.url), timeout=2.0, trust_env=False) as client:
             while not (self._has_worker(database, settings) and _is_ready(client)):
                 for child in self._children:
-                    # an exit status means that it does not want to run; a signal may be one job's doing
-                    if child.process is not None and (child.process.poll() or 0) > 0:
+                    # an exit status means that it does not want to run, but for the one that asks for
+                    # another start; a signal may be one job's doing
+                    status = child.process.poll() if child.process is not None else None
+                    if status is not None and status > 0 and status != START_AGAIN:
                         raise ConfigurationError(
                             f"{child.name} did not start; the end of {child.log}:\n{children.tail(child.log)}"
                         )

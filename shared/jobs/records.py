@@ -260,6 +260,8 @@ class Worker:
     pace: Mapping[str, float] = field(default_factory=dict)
     #: what its kiln computed since it started: ``forwards``, of these ``shared``, their ``rows``, …
     forwards: Mapping[str, int] = field(default_factory=dict)
+    #: why it takes no jobs, for whoever looks after it; None while all is well
+    trouble: str | None = None
     started_at: float = 0.0
     last_seen: float = 0.0
     running: tuple[str, ...] = ()

@@ -305,6 +305,8 @@ workers = sa.Table(
     sa.Column("memory", _Json, nullable=False),
     sa.Column("pace", _Json),
     sa.Column("forwards", _Json, nullable=False, server_default="{}"),
+    # why it takes no jobs; null while all is well
+    sa.Column("trouble", sa.Text),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("last_seen", sa.Double, nullable=False),
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+
+import httpx
 
 from tests.drills.stage import Stage, kill
 
@@ -57,6 +60,27 @@ def _restart_postgres(stage: Stage, dice: random.Random) -> None:
     stage.postgres.start()
 
 
+def _poison_device(stage: Stage, dice: random.Random) -> None:
+    """Some worker's device fails for good, and with it all that this worker has."""
+    _order(stage, {"model": "fake", "input": {"prompt": "poison", "poison_at_step": 1}, "max_attempts": 1})
+
+
+def _hang_load(stage: Stage, dice: random.Random) -> None:
+    """Some worker loads a model for ever; the job that wanted it ends soon, others wait behind the load."""
+    _order(stage, {"model": "fake-hanging", "input": {"prompt": "hang"}, "timeout": 0.5})
+
+
+def _order(stage: Stage, body: dict[str, object]) -> None:
+    """Submit a job of the drill's own, which the audit does not ask for, until it is acknowledged."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.post(f"{stage.url}/v1/jobs", json=body, timeout=10).status_code == 202:
+                return
+        time.sleep(0.2)
+    raise AssertionError("nobody took the order for a fault")
+
+
 FAULTS: Mapping[str, Callable[[Stage, random.Random], None]] = {
     "workers killed": _kill_worker,
     "workers drained": _drain_worker,
@@ -65,6 +89,8 @@ FAULTS: Mapping[str, Callable[[Stage, random.Random], None]] = {
     "Valkey flushed": _flush_valkey,
     "Valkey hung": _hang_valkey,
     "PostgreSQL killed": _restart_postgres,
+    "device poisoned": _poison_device,
+    "load hangs": _hang_load,
 }
 
 
@@ -85,7 +111,7 @@ def inject(stage: Stage, seed: int, seconds: float) -> Counter[str]:
         FAULTS[name](stage, dice)
         counts[name] += 1
         missing.discard(name)
-        counts["workers crashed"] += stage.revive()  # by jobs that do that
+        counts += stage.revive()
     return counts
 
 

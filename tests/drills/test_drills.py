@@ -22,3 +22,5 @@ def test_nothing_is_lost_doubled_or_stuck_while_everything_is_killed_at_random(
     print(report)  # noqa: T201 - its counts are the point; pytest shows them with -s
     assert not report.found and not report.odd, str(report)
     assert report.faults["workers killed"] and report.faults["API killed"] and report.faults["Valkey killed"]
+    assert report.faults["device poisoned"] and report.faults["load hangs"]
+    assert report.faults["workers left sick"], "as both make them"

@@ -56,6 +56,8 @@ class Loader:
         self._done = done
         self._computing = computing
         self._asked: queue.SimpleQueue[tuple[Firing, int] | None] = queue.SimpleQueue()
+        #: the job whose model is loaded now, and since when; any thread may read it
+        self.at: tuple[Firing, float] | None = None
         self._thread = threading.Thread(target=self._serve, name="loader", daemon=True)
         self._thread.start()
 
@@ -63,13 +65,21 @@ class Loader:
         """Load the model that this job needs, into so many bytes if that is possible."""
         self._asked.put((firing, memory))
 
+    @property
+    def native_id(self) -> int:
+        """As ``threading.get_native_id`` gives it on the loader's thread."""
+        return self._thread.native_id or 0
+
     def end(self) -> None:
         """Load nothing more."""
         self._asked.put(None)
 
     def _serve(self) -> None:
         while (asked := self._asked.get()) is not None:
-            self._done(self._load(*asked))
+            self.at = asked[0], time.monotonic()
+            loaded = self._load(*asked)
+            self.at = None
+            self._done(loaded)
 
     def _load(self, firing: Firing, memory: int) -> Loaded:
         order, began = firing.order, time.monotonic()
