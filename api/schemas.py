@@ -120,7 +120,8 @@ SUBMISSION: Schema = {
             "type": "number",
             "exclusiveMinimum": 0,
             "maximum": _WEEK,
-            "description": "Seconds that one attempt may run.",
+            "description": "Seconds that one attempt may take: fetching its files, loading its model and "
+            "computing. Waiting for its first turn does not count.",
         },
         "run_at": {**_TIME, "description": "Not before this time (RFC 3339)."},
         "expires_in": {

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
@@ -30,7 +31,7 @@ from worker.scratch import Scratch
 log = logging.getLogger(__name__)
 
 #: seconds for the log, for what was computed to be stored, and for handing back; each may hang as well
-_LOG, _STORE, _HAND_BACK = 2.0, 5.0, 10.0
+LOG, _STORE, _HAND_BACK = 2.0, 5.0, 10.0
 
 
 class Departure:
@@ -64,31 +65,33 @@ class Departure:
         self._end = end
         self._once = threading.Lock()
 
-    def leave(self, why: str, charged: Collection[str], stuck: Collection[str] = ()) -> None:
-        """Begin to leave; returns at once. The attempts of ``charged`` jobs count, those of others do not;
-        those of the ``stuck`` ones whose time-out has run out end with that.
+    def leave(self, why: str, charged: Collection[str], stuck: Collection[str] = ()) -> bool:
+        """Begin to leave; returns at once, False where that has begun before.
 
-        ``why`` follows the worker's name, and everybody may read it: no ids, no names of models."""
-        if self._once.acquire(blocking=False):
+        The attempts of ``charged`` jobs count, those of others do not; the ``stuck`` ones whose time-out has
+        run out end with that. ``why`` follows the worker's name, and everybody may read it: no ids, no names of models."""
+        if begins := self._once.acquire(blocking=False):
             threading.Thread(
                 target=self._leave, args=(why, charged, stuck), name="departure", daemon=True
             ).start()
+        return begins
 
     def _leave(self, why: str, charged: Collection[str], stuck: Collection[str]) -> None:
-        within(_LOG, lambda: self._retire(why))
-        within(_LOG, lambda: _say(self._worker_id, why, self._keeper.held()))
+        within(LOG, lambda: self._retire(why))
+        within(LOG, lambda: tell(f"worker {self._worker_id} {why}; it ends, and hands back: {self._held()}"))
         within(_HAND_BACK + _STORE, lambda: self._hand_back(why, charged, stuck))
         self._end(START_AGAIN)
+
+    def _held(self) -> str:
+        return ", ".join(held.job.id for held in self._keeper.held()) or "no job"
 
     def _hand_back(self, why: str, charged: Collection[str], stuck: Collection[str]) -> None:
         self._scratch.suspect_only(charged)  # should the rest not be possible, a successor finds these
         with suppress(Unavailable):
             self._keeper.say()
-        pause = threading.Event()
-        for _ in range(int(_STORE / 0.1)):
-            if not self._storing():
-                break
-            pause.wait(0.1)
+        until = time.monotonic() + _STORE
+        while self._storing() and time.monotonic() < until:
+            time.sleep(0.05)
         self._keeper.retire()
         try:
             late = [held for held in self._keeper.held() if held.job.id in stuck and held.is_late]
@@ -103,19 +106,9 @@ class Departure:
 
     def _fail(self, late: Sequence[Held]) -> None:
         """End the jobs whose time-out had run out."""
-        if not late:
-            return
-        ends = [(one.job, one.too_late()) for one in late]
-        for ended in self._leases.finish(
-            [
-                Finish(
-                    job.id,
-                    job.attempt,
-                    Failed(type=error.type, message=error.message, retryable=error.retryable),
-                )
-                for job, error in ends
-            ]
-        ):
+        for held in late:
+            failed = Failed(type="deadline", message=held.too_late().message)
+            [ended] = self._leases.finish([Finish(held.job.id, held.job.attempt, failed)])
             if isinstance(ended, Job):
                 announce(self._events, ended)
 
@@ -144,8 +137,8 @@ def within(seconds: float, act: Callable[[], object]) -> None:
     thread.join(seconds)
 
 
-def _say(worker_id: str, why: str, held: Sequence[Held]) -> None:
-    names = ", ".join(one.job.id for one in held) or "none"
-    log.critical("worker %s %s; it hands its jobs back and ends: %s", worker_id, why, names)
+def tell(last_words: str) -> None:
+    """Write to the log why the process ends, and to standard error where each of its threads is."""
+    log.critical("%s", last_words)
     with suppress(ValueError, OSError, AttributeError):  # no file behind it
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)

@@ -142,6 +142,7 @@ class House:
             endings=self.endings,
             turns=turns,
             busy=busy,
+            device_failed=self.watch.device_failed,
         )
         departure = Departure(
             worker_id=self.id,

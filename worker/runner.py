@@ -25,7 +25,7 @@ from worker.endings import Endings
 from worker.engines.base import Stopped, StopReason
 from worker.held import Held, Value
 from worker.kiln.firing import Checkpoint, Order, Outcome, Preview
-from worker.kiln.kiln import Kiln
+from worker.kiln.kiln import Failed, Kiln
 from worker.lease import LeaseKeeper
 from worker.pace import Pace
 from worker.prepare import Preparer
@@ -65,9 +65,10 @@ class Runner:
         endings: Endings,
         turns: threading.Lock,
         busy: Busy,
+        device_failed: Failed,
     ) -> None:
         """``turns``: of those that write to the database together. The watchdog sees in ``busy`` what is
-        prepared."""
+        prepared. ``device_failed`` has the worker leave, where the kiln has not done so."""
         self._worker_id = worker_id
         self._leases = leases
         self._keeper = keeper
@@ -82,6 +83,7 @@ class Runner:
         self._slots = threading.BoundedSemaphore(slots)
         self._training = threading.BoundedSemaphore(1)
         self._busy = busy
+        self._device_failed = device_failed
         #: no more jobs are taken here
         self.leaving = False
         #: why, where that is no ordinary end
@@ -169,7 +171,9 @@ class Runner:
             outcome = self._attempt(held)
         except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, it ends this job and no other
             outcome = Outcome.of_error(error)
-        if not isinstance(outcome.error, DeviceFault):  # then all jobs go back together: see ``Departure``
+        if isinstance(outcome.error, DeviceFault):
+            self._device_failed(outcome.error, (job.id,))  # all jobs go back together: see ``Departure``
+        else:
             self._endings.end(held, outcome)
 
     def _attempt(self, held: Held) -> Outcome:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
-import sys
 from collections.abc import Collection
 
 from shared.errors import DeviceFault
 from shared.exits import START_AGAIN
-from worker.departure import Departure
+from worker.departure import LOG, Departure, tell, within
 from worker.kiln.kiln import Kiln
 from worker.lease import LeaseKeeper
 from worker.watchdog import Busy, Step, Watchdog
@@ -44,9 +42,8 @@ class Watch:
     def device_failed(self, error: BaseException, suspects: Collection[str]) -> None:
         """The device, or the engine thread, computes nothing more. The attempts of the suspects count."""
         fault = f"device failed ({error.said})" if isinstance(error, DeviceFault) else "engine thread failed"
-        log.error("%s, in the turn of the jobs: %s", error, ", ".join(suspects) or "none")
-        if self._departure is not None:
-            self._departure.leave(f"left because its {fault}", suspects)
+        if self._departure is not None and self._departure.leave(f"left because its {fault}", suspects):
+            log.error("%s; it was the turn of %s", error, ", ".join(suspects) or "no job")
 
     def _steps(self) -> list[Step]:
         return [*self.busy.steps(), *(self._kiln.steps() if self._kiln is not None else ())]
@@ -68,6 +65,5 @@ class Watch:
             charged = {job for step in hanging if step.blames for job in step.jobs}
             self._departure.leave(why, charged, {job for step in hanging for job in step.jobs})
             return
-        log.critical("this worker %s; it ends", why)
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        within(LOG, lambda: tell(f"this worker {why}; it ends"))
         os._exit(START_AGAIN)

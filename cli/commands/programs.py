@@ -43,7 +43,7 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
 )
 @click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 12).")
 @click.option(
-    "--check", is_flag=True, help="Only say whether a worker lives on this machine; for health checks."
+    "--check", is_flag=True, help="Only say whether a worker on this machine takes jobs; for health checks."
 )
 def worker(queues: str | None, device: str | None, slots: int | None, check: bool) -> None:
     """Run jobs on one device of this machine, or on all of them."""
@@ -84,6 +84,8 @@ def _check(settings: Settings) -> None:
     here = [one for one in alive if one.host == socket.gethostname()]
     if not here:
         raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")
+    if all(one.trouble for one in here):
+        raise Unavailable(f"no worker on this machine takes jobs: worker {here[0].id} {here[0].trouble}")
     for one in here:
         click.echo(f"{one.id} on {one.device}: {len(one.running)} jobs, {one.slots} slots")
 

@@ -199,3 +199,18 @@ def test_a_download_of_which_nothing_comes_fails_those_who_wait_and_not_the_work
         assert error_of(job) == (Status.FAILED, "model-unavailable")
         assert job.error is not None and "do not come any more" in job.error["message"]
     assert process.process.poll() is None
+
+
+@one_database
+def test_a_worker_whose_interpreter_hangs_loses_its_leases_and_others_take_its_jobs(shop: Shop) -> None:
+    """Native code that keeps the interpreter's lock stops the watchdog, and the renewal of leases with it."""
+    keeps = "import ctypes\ndef hang(*_): ctypes.PyDLL(None).sleep(600)\n"
+    hung = shop.worker(
+        keeps + "import worker.engines.fake as module\nmodule._fault = hang", stall_seconds=STALL
+    )
+    job_id = shop.draw()
+    wait_until(lambda: shop.jobs.get(job_id).status is Status.RUNNING, what="the job to run")
+    shop.worker()
+    job = shop.wait(job_id)
+    assert (job.status, job.attempt) == (Status.SUCCEEDED, 2)
+    assert hung.process.poll() is None

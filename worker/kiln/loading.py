@@ -6,7 +6,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +71,15 @@ class Loader:
         """As ``threading.get_native_id`` gives it on the loader's thread."""
         return self._thread.native_id or 0
 
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Inside, the load waits for the engine thread, whose turn may take long and is watched itself."""
+        at, self.at = self.at, None
+        try:
+            yield
+        finally:
+            self.at = at and (at[0], time.monotonic())
+
     def end(self) -> None:
         """Load nothing more."""
         self._asked.put(None)
@@ -86,7 +96,7 @@ class Loader:
         device = replace(self._device, memory=memory)
         use_one_core()
         try:
-            with DefaultFormats(self._computing):
+            with DefaultFormats(self._computing, self._resting):
                 model = order.engine.load(order.model, order.folder, device)
             size = order.engine.nbytes(model)
         except OutOfMemory as error:
@@ -104,8 +114,12 @@ class DefaultFormats:
     the moments in which they build its modules; a scheduler that made its numbers then would make them of
     half precision too."""
 
-    def __init__(self, computing: Turns) -> None:
+    def __init__(
+        self, computing: Turns, waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """``waiting`` is entered while this thread waits for whoever computes."""
         self._computing = computing
+        self._waiting = waiting
         self._held = False
         self._real: Any = None
 
@@ -127,7 +141,8 @@ class DefaultFormats:
     def _change(self, dtype: Any) -> None:
         mine = threading.get_ident() == self._mine
         if mine and dtype != self._usual and not self._held:
-            self._computing.acquire()
+            with self._waiting():
+                self._computing.acquire()
             self._held = True
         self._real(dtype)
         if mine and dtype == self._usual:
