@@ -69,7 +69,8 @@ class Departure:
         """Begin to leave; returns at once, False where that has begun before.
 
         The attempts of ``charged`` jobs count, those of others do not; the ``stuck`` ones whose time-out has
-        run out end with that. ``why`` follows the worker's name, and everybody may read it: no ids, no names of models."""
+        run out end with that. ``why`` follows the worker's name, and everybody may read it: no ids, no names
+        of models."""
         if begins := self._once.acquire(blocking=False):
             threading.Thread(
                 target=self._leave, args=(why, charged, stuck), name="departure", daemon=True
