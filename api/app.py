@@ -8,9 +8,10 @@ from typing import Any
 from flask import Flask, redirect
 from flask.typing import ResponseReturnValue
 
-from api import openapi, problems
+from api import gate, openapi, problems
 from api.metrics import Metrics
 from api.operations import Group, Operation, route
+from api.readiness import Readiness
 from api.routes import files, groups, health, jobs, letters, models, outputs, webhooks, workers
 from api.services import Services
 from shared.settings import Settings
@@ -56,7 +57,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["qanvas"] = services
     metrics = Metrics(services)
     app.extensions["qanvas.metrics"] = metrics
+    app.extensions["qanvas.readiness"] = Readiness(services)
     metrics.install(app)
+    gate.install(app)
     problems.install(app)
     declared = operations()
     paths = {operation.path for operation in declared}

@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from flask import Request, g
 
 from api.services import Services
 from shared.errors import Forbidden, Unauthorized
 from shared.jobs.keys import SCOPES, Scope
+from shared.outward.hosts import authority
 
 _KEY_PREFIX = "qk_"
 
@@ -32,6 +32,11 @@ class Caller:
     @property
     def is_admin(self) -> bool:
         return "admin" in self.scopes
+
+    @property
+    def may_read(self) -> bool:
+        """Whether it may see what others of its tenant sent, and what became of it."""
+        return "read" in self.scopes or self.is_admin
 
 
 _KEYLESS = Caller("default", SCOPES, "local")
@@ -70,9 +75,15 @@ def _who(services: Services, request: Request, scope: Scope) -> Caller:
     )
 
 
+def check_may_read(caller: Caller) -> None:
+    """Raises Forbidden for a key that may not read: what it asks for tells of more than it sent."""
+    if not caller.may_read:
+        raise Forbidden(f"this key may {' and '.join(caller.scopes)}; this needs 'read' as well")
+
+
 def is_keyless(services: Services) -> bool:
     """Whether requests without a key are answered."""
-    return services.settings.is_loopback and not services.has_keys()
+    return services.settings.is_loopback and not services.is_keyed()
 
 
 def _bearer(request: Request) -> str | None:
@@ -84,10 +95,10 @@ def _check_local(request: Request, trusted: tuple[str, ...]) -> None:
     """Raises Forbidden for what a web page that this machine's user visits could send."""
     given = request.environ  # as the server gives them: Werkzeug's headers look for each under two names
     host, origin = given.get("HTTP_HOST", ""), given.get("HTTP_ORIGIN")
-    if not _is_known(f"//{host}", trusted):
+    if not _is_known(host, trusted):
         raise _foreign("Host", host)
     if origin is not None:
-        if not _is_known(origin, trusted):
+        if not _is_known(_host_of(origin), trusted):
             raise _foreign("Origin", origin)
     elif (site := given.get("HTTP_SEC_FETCH_SITE")) == "cross-site":
         raise _foreign("Sec-Fetch-Site", site)
@@ -101,10 +112,20 @@ def _foreign(header: str, value: str) -> Forbidden:
     )
 
 
-@lru_cache(maxsize=256)  # clients say the same with each request
-def _is_known(url: str, trusted: tuple[str, ...]) -> bool:
+@lru_cache(maxsize=256)  # clients say the same with each request; ``gate`` bounds how much
+def _is_known(text: str, trusted: tuple[str, ...]) -> bool:
+    """Whether this is a host, perhaps with a port, that leads to this machine or is trusted."""
+    if (found := authority(text)) is None:
+        return False
+    if found.host == "localhost" or found.host in map(str.lower, trusted):
+        return True
     try:
-        name = urlsplit(url).hostname or ""
-        return name == "localhost" or name in trusted or ip_address(name).is_loopback
+        return ip_address(found.host).is_loopback
     except ValueError:
         return False
+
+
+def _host_of(origin: str) -> str:
+    """Host and port of an ``Origin`` (RFC 6454), empty for one that is none, as ``null``."""
+    scheme, separator, host = origin.partition("://")
+    return host if separator and scheme in ("http", "https") else ""

@@ -1,65 +1,33 @@
-"""Reading a request's body within its limit, and JSON from it that everything behind can hold."""
+"""What a body may be: JSON in the strict sense of RFC 8259, of text that everything behind can hold."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from flask import Request
 
+from api import large_json
+from api.large_json import MAX_DEPTH, Scan
 from api.problems import BadRequest, UnsupportedMediaType
 from shared.catalog.wording import escape
-from shared.errors import FieldError, InvalidInput, TooLarge
-
-#: levels of arrays and objects inside each other; jobs need four or five
-MAX_DEPTH = 64
+from shared.errors import FieldError, InvalidInput
 
 _CHUNK = 1 << 16
 #: how much of a refused body is read and thrown away, so that the client is still there for the answer
 _DRAIN_BYTES, _DRAIN_SECONDS = 256 << 20, 10.0
 
 
-def read_json(request: Request, limit: int) -> Any:
-    """The body as JSON. ``limit`` is in bytes.
-
-    Raises UnsupportedMediaType, TooLarge, BadRequest (not JSON), InvalidInput (text no database can hold).
-    """
-    media_type = request.mimetype
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedMediaType(
-            f"the body must be JSON: send Content-Type: application/json, not {media_type or 'none'}"
-        )
-    refuse_encoding(request)
-    return parse(read(request, limit))
-
-
 def refuse_encoding(request: Request) -> None:
     """Raises UnsupportedMediaType for a compressed body."""
     if (encoding := request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower()) != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding {encoding!r} is not supported; send the body as it is")
-
-
-def read(request: Request, limit: int) -> bytes:
-    """All of the body. Raises TooLarge, and BadRequest when it ends before its Content-Length."""
-    announced = request.content_length
-    if announced is not None and announced > limit:
-        drain(request)
-        raise _too_large(limit)
-    # Werkzeug's stream finds the end of any body, which takes longer than to parse that of a submission
-    source = request.stream if announced is None else request.environ["wsgi.input"]
-    chunks: list[bytes] = []
-    size = 0
-    while size != announced and (chunk := source.read(_CHUNK if announced is None else announced - size)):
-        size += len(chunk)
-        if size > limit:
-            drain(request)
-            raise _too_large(limit)
-        chunks.append(chunk)
-    if announced is not None and size < announced:
-        raise BadRequest(f"the body ended after {size} of {announced} bytes")
-    return b"".join(chunks)
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
+        )
 
 
 def drain(request: Request) -> None:
@@ -73,19 +41,32 @@ def drain(request: Request) -> None:
         left -= len(chunk)
 
 
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"the body is larger than {limit} bytes; send large files with POST /v1/files and give their ids"
-    )
-
-
 def parse(body: bytes) -> Any:
-    """JSON in the strict sense of RFC 8259. Raises BadRequest, and InvalidInput as ``check_text`` does."""
+    """A small body as JSON, in one step. Raises BadRequest, and InvalidInput as ``check_text`` does."""
+    with _refusing():
+        value = _DECODER.decode(body.decode())
+    # without escapes there is neither NUL, which JSON has no other way to write, nor half a surrogate pair
+    if b"\\u" in body or body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        check_text(value)
+    return value
+
+
+def parse_large(text: str, scan: Scan) -> Any:
+    """A large body as JSON, in many steps; ``scan`` has seen its bytes. Raises as ``parse`` does."""
+    with _refusing():
+        value = _LARGE_DECODER.decode(text)
+    if scan.has_code_points or scan.containers > MAX_DEPTH:
+        check_text(value)
+    return value
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What is wrong with a body, in our words."""
     try:
-        text = body.decode()
-        value = _DECODER.decode(text)
+        yield
     except UnicodeDecodeError as error:
-        raise BadRequest(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise not_utf8(error) from None
     except RecursionError:
         raise BadRequest(f"the body is nested deeper than {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
@@ -96,10 +77,11 @@ def parse(body: bytes) -> Any:
         raise BadRequest(f"the body is not JSON: {error}") from None
     except ValueError:  # Python reads no integer of more than 4300 digits
         raise BadRequest("the body is not JSON that can be read: a number has too many digits") from None
-    # without escapes there is neither NUL, which JSON has no other way to write, nor half a surrogate pair
-    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
-        check_text(value)
-    return value
+
+
+def not_utf8(error: UnicodeDecodeError, before: int = 0) -> BadRequest:
+    """``before``: bytes of the body before those that the error counts."""
+    return BadRequest(f"the body is not UTF-8: {error.reason} at byte {before + error.start}")
 
 
 class _Refused(ValueError):
@@ -119,13 +101,22 @@ def _finite(text: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in members if names.count(name) > 1)
-        raise _Refused(f"the name {twice[:100]!r} is there twice in one object")
+        raise _Refused(f"the name {_first_repeated(pairs)[:100]!r} is there twice in one object")
     return members
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object)
+def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    return next(name for name, _ in pairs if name in seen or seen.add(name))
+
+
+_HOOKS: dict[str, Any] = {
+    "parse_constant": _no_constant,
+    "parse_float": _finite,
+    "object_pairs_hook": _object,
+}
+_DECODER = json.JSONDecoder(**_HOOKS)
+_LARGE_DECODER = large_json.decoder(**_HOOKS)
 
 
 def check_text(value: Any) -> None:

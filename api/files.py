@@ -12,7 +12,8 @@ from werkzeug.datastructures import Headers
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Field, File
 
-from api.body import check_text, drain, refuse_encoding
+from api.body import check_text, drain, pointer, refuse_encoding
+from api.limits import Reservation
 from api.multipart import Content, Parts
 from api.problems import UnsupportedMediaType
 from api.services import Services
@@ -55,51 +56,66 @@ def receive(services: Services, request: Request, tenant: str) -> FileRecord:
     if (request.content_length or 0) > limit + _ENVELOPE:
         drain(request)
         raise _too_large(limit)
-    upload: _Upload | None = None
-    try:
-        quota.check(tenant, max(1, (request.content_length or 0) - _ENVELOPE))
-        purpose = "input"
-        parts = Parts(request.stream.read, boundary)
+    with quota.reserve(tenant) as room:
+        form = _Form(services, limit, room)
+        try:
+            quota.check(tenant, max(1, (request.content_length or 0) - _ENVELOPE))
+            upload = form.read(Parts(request.stream.read, boundary))
+            record = _name(services, tenant, upload, form.purpose)
+        except BaseException:
+            form.discard()
+            drain(request)
+            raise
+        room.keep()
+        return record
+
+
+class _Form:
+    """The fields of an upload as they come in, in any order."""
+
+    def __init__(self, services: Services, limit: int, room: Reservation) -> None:
+        self._services, self._limit, self._room = services, limit, room
+        self._upload: _Upload | None = None
+        self.purpose = "input"
+
+    def read(self, parts: Parts) -> _Upload:
+        """Store the file. Raises as ``receive`` does."""
         for part in parts:
             if isinstance(part, File) and part.name in ("file", "content"):
-                if upload is not None:
+                if self._upload is not None:
                     raise InvalidInput.at("/file", "must be given once")
-                upload = _store(services, part, parts, limit)
+                self._upload = self._store(part, parts)
             elif isinstance(part, Field) and part.name == "purpose":
-                purpose = parts.text()
+                self.purpose = parts.text()
             elif isinstance(part, Field) and part.name == "file":
                 raise InvalidInput.at("/file", "must be a file: a part with a filename")
             else:
                 name = part.name if isinstance(part, File | Field) else ""
-                raise InvalidInput.at(f"/{name}", "is not known here; allowed are file, purpose")
-        if upload is None:
+                raise InvalidInput.at(pointer((name or "",)), "is not known here; allowed are file, purpose")
+        if self._upload is None:
             raise InvalidInput.at("/file", "is required: a part with a filename")
-        if _PURPOSE.fullmatch(purpose) is None:
+        if _PURPOSE.fullmatch(self.purpose) is None:
             raise InvalidInput.at(
                 "/purpose", "must be a short name of lower-case letters, digits, dots and dashes"
             )
-        quota.check(tenant, upload.bytes)
-        record = _name(services, tenant, upload, purpose)
-        quota.add(tenant, upload.bytes)
-        return record
-    except BaseException:
-        if upload is not None:
-            services.storage.delete(upload.key)
-        drain(request)
-        raise
+        return self._upload
 
+    def discard(self) -> None:
+        """Remove what was stored."""
+        if self._upload is not None:
+            self._services.storage.delete(self._upload.key)
 
-def _store(services: Services, part: File, parts: Parts, limit: int) -> _Upload:
-    filename = (part.filename or "").rpartition("/")[2].strip() or "file"
-    if len(filename) > 200:
-        raise InvalidInput.at("/file", "must have a name of at most 200 characters")
-    if not filename.isprintable():
-        raise InvalidInput.at("/file", "must have a name of printable characters")
-    check_text(filename)
-    key = f"files/{new_id('file')}"
-    content = cast(BinaryIO, io.BufferedReader(Content(parts, limit, _too_large), _CHUNK))
-    stored = services.storage.write(key, content)
-    return _Upload(key, filename, _media_type(part.headers), stored.bytes, stored.sha256)
+    def _store(self, part: File, parts: Parts) -> _Upload:
+        filename = (part.filename or "").rpartition("/")[2].strip() or "file"
+        if len(filename) > 200:
+            raise InvalidInput.at("/file", "must have a name of at most 200 characters")
+        if not filename.isprintable():
+            raise InvalidInput.at("/file", "must have a name of printable characters")
+        check_text(filename)
+        key = f"files/{new_id('file')}"
+        content = Content(parts, self._limit, _too_large, self._room.grow)
+        stored = self._services.storage.write(key, cast(BinaryIO, io.BufferedReader(content, _CHUNK)))
+        return _Upload(key, filename, _media_type(part.headers), stored.bytes, stored.sha256)
 
 
 def _name(services: Services, tenant: str, upload: _Upload, purpose: str) -> FileRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from api.limits import Reservation
 from api.services import Services
 from shared.catalog.places import changed
 from shared.catalog.references import is_reference
@@ -21,12 +22,17 @@ _FORMS = (
     "a data: URI, or an http(s) URL"
 )
 
+#: files that the inputs of one request may name: each is looked up, and those in data: URIs are stored
+MOST_FILES = 2000
+
 
 class Inputs:
     """Settles the files of one submission; what it stored can be taken back when the submission fails."""
 
-    def __init__(self, services: Services, tenant: str) -> None:
-        self._services, self._tenant = services, tenant
+    def __init__(self, services: Services, tenant: str, room: Reservation) -> None:
+        """``room``: of the tenant's quota, which grows with what is stored."""
+        self._services, self._tenant, self._room = services, tenant, room
+        self._files = 0
         self._made: list[FileRecord] = []
         self._reads: list[Read] = []
 
@@ -55,10 +61,12 @@ class Inputs:
         for record in self._made:
             self._services.files.delete(record.id)
             self._services.storage.delete(record.key)
-            self._services.limits.storage.add(self._tenant, -record.bytes)
         self._made.clear()
 
     def _file(self, kind: str, value: str, pointer: str) -> str:
+        self._files += 1
+        if self._files > MOST_FILES:
+            raise InvalidInput.at(pointer, f"is one file too many: one request may name {MOST_FILES}")
         if value[:5].lower() == "data:":
             record = self._store(kind, value, pointer)
             self._reads.append(Read(pointer, record.id))
@@ -103,7 +111,7 @@ class Inputs:
     def _store(self, kind: str, uri: str, pointer: str) -> FileRecord:
         media_type, content = decode_data_uri(uri, pointer)
         self._check(kind, media_type, pointer)
-        self._services.limits.storage.check(self._tenant, len(content))
+        self._room.grow(len(content))
         key = f"files/{new_id('file')}"
         stored = self._services.storage.write(key, content)
         try:
@@ -122,7 +130,6 @@ class Inputs:
             self._services.storage.delete(key)
             raise
         self._made.append(record)
-        self._services.limits.storage.add(self._tenant, record.bytes)
         return record
 
     def _check(self, kind: str, media_type: str, pointer: str) -> None:

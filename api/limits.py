@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
+from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from limits import RateLimitItemPerMinute
@@ -86,26 +88,49 @@ class Quotas:
         self._tenants = tenants
         self._lock = threading.Lock()
         self._used: dict[str, tuple[float, int]] = {}
+        #: bytes that are on their way into the storage
+        self._reserved: Counter[str] = Counter()
 
     def check(self, tenant: str, adding: int = 1) -> None:
         """Raises OverLimit when so many bytes more are too many."""
+        with self.reserve(tenant) as room:
+            room.grow(adding)
+
+    def reserve(self, tenant: str) -> Reservation:
+        """Room for what is about to be stored, to be used as a context: what is not kept is given back."""
+        return Reservation(self, tenant)
+
+    def move(self, tenant: str, *, reserved: int = 0, used: int = 0) -> None:
+        """Count so many bytes more as reserved, and as used; fewer where negative."""
+        with self._lock:
+            self._move(tenant, reserved, used)
+
+    def _move(self, tenant: str, reserved: int, used: int) -> None:
+        self._reserved[tenant] += reserved
+        if not self._reserved[tenant]:
+            del self._reserved[tenant]
+        if (known := self._used.get(tenant)) is not None:
+            self._used[tenant] = (known[0], known[1] + used)
+
+    def take(self, tenant: str, count: int) -> None:
+        """Reserve so many bytes more. Raises OverLimit."""
         most = self._tenants.limits(tenant).storage_bytes
         if not most:
+            self.move(tenant, reserved=count)
             return
         used = self._sum(tenant)
-        if used + adding > most:
-            raise OverLimit(
-                "storage-bytes",
-                most,
-                f"tenant {tenant} keeps {used} bytes of files and outputs; delete some of them first",
-                retry_after=_STORAGE_AGAIN,
-            )
-
-    def add(self, tenant: str, count: int) -> None:
-        """So many bytes were added, or removed where negative."""
         with self._lock:
-            if (known := self._used.get(tenant)) is not None:
-                self._used[tenant] = (known[0], known[1] + count)
+            reserved = self._reserved[tenant]
+            if used + reserved + count <= most:
+                self._move(tenant, count, 0)
+                return
+        coming = f", and {reserved} more are on their way" if reserved else ""
+        raise OverLimit(
+            "storage-bytes",
+            most,
+            f"tenant {tenant} keeps {used} bytes of jobs, files and outputs{coming}; delete some first",
+            retry_after=_STORAGE_AGAIN,
+        )
 
     def forget(self, tenant: str) -> None:
         """Something was deleted: sum up again when it next matters."""
@@ -119,6 +144,34 @@ class Quotas:
             with self._lock:
                 known = self._used[tenant] = (time.monotonic() + _STORAGE_FRESH, used)
         return known[1]
+
+
+class Reservation:
+    """Bytes of a tenant's quota that a request takes while what it sends comes in."""
+
+    def __init__(self, quotas: Quotas, tenant: str) -> None:
+        self._quotas, self._tenant = quotas, tenant
+        self._reserved = 0
+
+    def grow(self, count: int) -> None:
+        """Take so many bytes more. Raises OverLimit when they are too many."""
+        self._quotas.take(self._tenant, count)
+        self._reserved += count
+
+    def keep(self) -> None:
+        """All of it is stored now."""
+        self._quotas.move(self._tenant, reserved=-self._reserved, used=self._reserved)
+        self._reserved = 0
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reserved:
+            self._quotas.move(self._tenant, reserved=-self._reserved)
+            self._reserved = 0
 
 
 class Limits:

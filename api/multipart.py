@@ -11,9 +11,9 @@ from werkzeug.sansio.multipart import Event as Part
 from api.problems import BadRequest
 from shared.errors import TooLarge
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 #: bytes that may be held while a part's headers or the next boundary are looked for
-_MOST_HELD = 4 << 20
+_MOST_HELD = 2 * _CHUNK
 #: bytes of a field that is not a file
 _MOST_FIELD = 4096
 
@@ -70,7 +70,15 @@ class Parts:
 class Content(io.RawIOBase):
     """The content of one part as a stream. Reading past ``limit`` bytes raises what ``too_large`` makes."""
 
-    def __init__(self, parts: Parts, limit: int, too_large: Callable[[int], TooLarge]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        limit: int,
+        too_large: Callable[[int], TooLarge],
+        take: Callable[[int], None],
+    ) -> None:
+        """``take`` is told of bytes before they are given out, and raises where there is no room for them."""
+        self._take = take
         self._pieces = parts.content()
         self._left = b""
         self._limit, self._size, self._too_large = limit, 0, too_large
@@ -85,6 +93,7 @@ class Content(io.RawIOBase):
             self._size += len(piece)
             if self._size > self._limit:
                 raise self._too_large(self._limit)
+            self._take(len(piece))
             self._left = piece
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]

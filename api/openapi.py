@@ -56,13 +56,17 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "parameters": _parameters(operation),
         "responses": {str(status): _answer(answer) for status, answer in operation.answers.items()}
         | {str(status): _problem(status) for status in operation.problems},
-        "security": [] if operation.scope is None else [{_KEY: [operation.scope]}],
+        "security": [] if operation.scope is None else [{_KEY: _scopes(operation)}],
     }
     if operation.body is not None:
         described["requestBody"] = {"required": True, **_content(None, "application/json", operation.body)}
     if operation.form is not None:
         described["requestBody"] = {"required": True, **_content(None, "multipart/form-data", operation.form)}
     return described
+
+
+def _scopes(operation: Operation) -> list[str]:
+    return [str(operation.scope), *(["read"] if operation.reads else [])]
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:

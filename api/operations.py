@@ -17,6 +17,7 @@ from flask.globals import request_ctx
 from werkzeug.routing import BaseConverter, Map
 
 from api import auth, body
+from api.bodies import Body
 from api.services import Services
 from api.validation import Schema
 from shared.errors import FieldError, InvalidInput
@@ -41,7 +42,17 @@ class Call:
     request: Request
     caller: auth.Caller
     query: Mapping[str, Any]
-    body: Any
+    received: Body | None = None
+
+    @property
+    def body(self) -> Any:
+        """The JSON body; None where the operation takes none."""
+        return None if self.received is None else self.received.value
+
+    def release_body(self) -> None:
+        """Let go of the body: call this before a wait, for it may be large."""
+        if self.received is not None:
+            self.received.release()
 
     @property
     def tenant(self) -> str:
@@ -62,6 +73,8 @@ class Operation:
     handler: Handler
     #: what a key must allow; None where nobody is asked
     scope: Scope | None = "read"
+    #: whether the key must allow to read as well, as the answer tells of more than the request sent
+    reads: bool = False
     #: schema of each parameter in the query
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: what each header that the operation heeds means
@@ -82,15 +95,16 @@ class Operation:
     @property
     def problems(self) -> list[HTTPStatus]:
         """The statuses of the problems that it may answer with."""
-        found = {HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE}
+        found = {
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        }
         if self.scope is not None:
             found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
         if self.body is not None or self.form is not None:
-            found |= {
-                HTTPStatus.BAD_REQUEST,
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            }
+            found |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
         if "{" in self.path:
             found |= {HTTPStatus.NOT_FOUND} | ({HTTPStatus.CONFLICT} if self.method != "GET" else set())
         if HTTPStatus.PARTIAL_CONTENT in self.answers:
@@ -129,19 +143,20 @@ def route(app: Flask, services: Services, operation: Operation, paths: Collectio
     """Let the app answer an operation. ``paths`` are those of all operations."""
     query = _Query(operation.query)
     schema = None if operation.body is None else Schema(operation.body)
-    limit = services.settings.max_body_bytes
 
     def view(**path: str) -> Response:
         asked: Request = request_ctx.request  # the proxy would look for it at each use
         caller = auth.check(services, asked, operation.scope)
+        if operation.reads:
+            auth.check_may_read(caller)
         if operation.scope is not None:
             services.limits.request(caller)
         values = query.read(asked)
-        content = None
-        if schema is not None:
-            content = body.read_json(asked, limit)
-            schema.check(content)
-        return operation.handler(Call(services, asked, caller, values, content), **path)
+        if schema is None:
+            return operation.handler(Call(services, asked, caller, values), **path)
+        with services.bodies.receive(asked, caller.tenant) as received:
+            schema.check(received.value)
+            return operation.handler(Call(services, asked, caller, values, received), **path)
 
     app.url_map.converters.setdefault("name", _Name)
     app.add_url_rule(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import Response
@@ -10,7 +10,7 @@ from werkzeug.datastructures import Headers
 
 from shared.catalog.models import Model
 from shared.catalog.references import with_references
-from shared.compact import to_json
+from shared.compact import to_json, to_json_list
 from shared.jobs.attempts import Attempt
 from shared.jobs.files import FileRecord
 from shared.jobs.outbox import Delivery
@@ -34,6 +34,12 @@ class _Document(Response):
 def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response; ``headers`` are in ASCII."""
     return _Document(to_json(document).encode(), status, headers)
+
+
+def answer_list(name: str, items: Iterable[Any], status: int = 200, **more: Any) -> Response:
+    """A JSON response of ``items`` under ``name``, and what ``more`` there is."""
+    rest = "".join(f",{to_json(key)}:{to_json(value)}" for key, value in more.items())
+    return _Document(f'{{"{name}":{to_json_list(items)}{rest}}}'.encode(), status)
 
 
 def file(record: FileRecord) -> dict[str, Any]:

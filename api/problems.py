@@ -25,6 +25,7 @@ from shared.errors import (
     Unauthorized,
     Unavailable,
 )
+from shared.logs import one_line
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -42,6 +43,10 @@ class UnsupportedMediaType(QanvasError):
     """The body is of a type that this operation does not take."""
 
 
+class HeaderTooLarge(QanvasError):
+    """A header that would have to be taken apart is too long for that."""
+
+
 class Busy(QanvasError):
     """Over a limit; ``retry_after`` is in seconds."""
 
@@ -56,6 +61,7 @@ _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
     (Conflict, HTTPStatus.CONFLICT),
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    (HeaderTooLarge, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE),
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Busy, HTTPStatus.TOO_MANY_REQUESTS),
     (OverLimit, HTTPStatus.TOO_MANY_REQUESTS),
@@ -104,7 +110,7 @@ def of(error: QanvasError) -> Response:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="qanvas"'
     if isinstance(error, Unavailable):
-        log.warning("503 for %s %s: %s", request.method, request.path, error)
+        log.warning("503 for %s %s: %s", request.method, one_line(request.path), error)
         return problem(status, error.public, headers=headers)
     if isinstance(error, OverLimit):
         limit = {"name": error.name, "size": error.size}
@@ -115,7 +121,7 @@ def of(error: QanvasError) -> Response:
 def unexpected(error: Exception) -> Response:
     """A bug: the client gets an id, the log gets the id and the traceback."""
     error_id = f"err_{uuid.uuid4().hex}"
-    log.error("%s in %s %s", error_id, request.method, request.path, exc_info=error)
+    log.error("%s in %s %s", error_id, request.method, one_line(request.path), exc_info=error)
     detail = f"this is a bug in Qanvas, not in your request; the server's log explains it under {error_id}"
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, id=error_id)
 

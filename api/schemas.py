@@ -72,6 +72,7 @@ WEBHOOK: Schema = {
             "type": "array",
             "items": {"enum": list(EVENTS.values())},
             "minItems": 1,
+            "maxItems": len(EVENTS),
             "uniqueItems": True,
             "description": "All but job.running where it is left out.",
         },
@@ -251,6 +252,15 @@ JOB: Schema = record(
     urls=record("Where to go on.", self=_TEXT, events=_TEXT, cancel=_TEXT),
 )
 
+RECEIPT: Schema = record(
+    "What a key without the scope `read` is told of a job that it did not send with this request.",
+    id={"type": "string", "pattern": "^job_"},
+    object={"const": "job"},
+    status={"enum": [status.value for status in Status]},
+    urls=record("Where to go on.", self=_TEXT, events=_TEXT, cancel=_TEXT),
+)
+JOB_OR_RECEIPT: Schema = {"anyOf": [JOB, RECEIPT]}
+
 JOBS: Schema = listing(JOB, next_cursor=_or_null(_TEXT))
 ACCEPTED: Schema = record("The jobs, in the order given.", jobs={"type": "array", "items": JOB})
 
@@ -333,6 +343,13 @@ DELIVERY: Schema = record(
     next_at={**_or_null(_TIME), "description": "When a pending one is tried next."},
     ended_at=_or_null(_TIME),
 )
+DELIVERY_RECEIPT: Schema = record(
+    "What a key without the scope `read` is told of it.",
+    id={"type": "string", "pattern": "^evt_"},
+    object={"const": "webhook.delivery"},
+    status={"enum": ["pending", "delivered", "dead"]},
+)
+DELIVERY_OR_RECEIPT: Schema = {"anyOf": [DELIVERY, DELIVERY_RECEIPT]}
 DELIVERIES: Schema = listing(DELIVERY)
 WEBHOOK_SECRET: Schema = record("What signs webhooks.", key={"type": "string", "pattern": "^whsec_"})
 
@@ -374,7 +391,8 @@ WORKER: Schema = record(
     forwards=_OBJECT,
     trouble={
         **_or_null(_TEXT),
-        "description": "Why it takes no jobs: it is about to end, or has taken itself out.",
+        "description": "Why it takes no jobs: it cannot write, is about to end, or has taken itself out. "
+        "Null where it takes them.",
     },
     started_at=_TIME,
     last_seen=_TIME,
@@ -398,6 +416,14 @@ QUEUE: Schema = record(
 QUEUES: Schema = listing(QUEUE)
 
 HEALTH: Schema = record("How it is.", status=_TEXT)
+READINESS: Schema = {
+    **record(
+        "Whether submissions are accepted.",
+        status={"enum": ["ready", "degraded"]},
+        degraded={"type": "array", "items": _TEXT, "description": "What does not work beside."},
+    ),
+    "required": ["status"],
+}
 
 PROBLEM: Schema = {
     "type": "object",
@@ -423,6 +449,7 @@ NAMED: Mapping[str, Schema] = {
     "Submission": SUBMISSION,
     "Submissions": SUBMISSIONS,
     "Job": JOB,
+    "JobReceipt": RECEIPT,
     "JobList": JOBS,
     "AttemptList": ATTEMPTS,
     "DeadLetter": LETTER,
@@ -435,6 +462,7 @@ NAMED: Mapping[str, Schema] = {
     "File": FILE,
     "FileList": FILES,
     "Delivery": DELIVERY,
+    "DeliveryReceipt": DELIVERY_RECEIPT,
     "DeliveryList": DELIVERIES,
     "Model": MODEL,
     "ModelList": MODELS,

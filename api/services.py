@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from api.bodies import Bodies
 from api.desks import Desks
 from api.limits import Limits
 from shared.aftermath import Aftermath, tell
@@ -76,11 +77,12 @@ class Services:
             lambda: self.leases.workers(alive_within=settings.lease_seconds)
         )
         self.depths: Remembered[Sequence[QueueDepth]] = Remembered(self.jobs.depths)
-        self.has_keys = Remembered(self.keys.any)
+        self.is_keyed = Remembered(self.keys.is_keyed)
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
         #: requests that are worked on at once; those that only wait take a seat instead
         self.desks = Desks(settings.api_threads)
+        self.bodies = Bodies(settings.max_body_bytes, self.desks)
         self._seats = threading.BoundedSemaphore(settings.api_streams)
 
     def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:

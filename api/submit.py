@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from api import auth
+from api import auth, sizes
 from api.inputs import Inputs
+from api.limits import Reservation
 from api.services import Accepted, Services
 from shared import webhooks
-from shared.catalog.check import MAX_FAULTS
+from shared.catalog.judging import MAX_FAULTS
 from shared.errors import FieldError, InvalidInput
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
 from shared.jobs.records import Job, NewJob, Read, Submitted
+from shared.jobs.store import Answer
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 #: seconds since 1970 at the end of the year 9999
@@ -37,43 +39,66 @@ def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency
         if (known := services.jobs.keyed(idempotency_key, fingerprint, tenant=tenant)) is not None:
             return Accepted(known, replayed=True, position=None)
     services.limits.submission(auth.caller())
-    inputs = Inputs(services, tenant)
-    with _taken_back(inputs):
-        new = _new(services, tenant, body, inputs, idempotency_key, fingerprint)
-        accepted = services.writer.call(new)
-    if accepted.replayed:
-        inputs.discard()
+    with services.limits.storage.reserve(tenant) as room:
+        inputs = Inputs(services, tenant, room)
+        with _taken_back(inputs):
+            new = _new(services, tenant, body, inputs, room, idempotency_key, fingerprint)
+            accepted = services.writer.call(new)
+        if accepted.replayed:
+            inputs.discard()
+        else:
+            room.keep()
     return accepted
 
 
 def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, Any]]) -> list[Job]:
     """Persist all of the jobs or none; pointers begin with ``/jobs/17``. Raises as ``submit`` does."""
     services.limits.submission(auth.caller(), len(bodies))
-    inputs = Inputs(services, tenant)
-    faults: list[FieldError] = []
-    new: list[NewJob] = []
-    with _taken_back(inputs):
-        for index, body in enumerate(bodies):
-            try:
-                new.append(_new(services, tenant, body, inputs))
-            except InvalidInput as error:
-                faults += [FieldError(f"/jobs/{index}{one.pointer}", one.detail) for one in error.errors]
-            if len(faults) >= MAX_FAULTS:  # each may cost a look into the database
-                break
-        if faults:
-            raise InvalidInput(faults[:MAX_FAULTS])
-        if sum(len(job.depends_on) for job in new) > MOST_IN_ONE_REQUEST:
-            raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
-        limits = services.waiting_limits([tenant])
-        try:
-            answers = services.jobs.submit(new, limits=limits, together=True)
-        except InvalidInput as error:
-            raise InvalidInput(
-                [FieldError(f"/jobs{one.pointer}", one.detail) for one in error.errors]
-            ) from None
+    _check_dependencies(sum(len(body.get("depends_on", ())) for body in bodies))
+    with services.limits.storage.reserve(tenant) as room:
+        inputs = Inputs(services, tenant, room)
+        with _taken_back(inputs):
+            new = _all_new(services, tenant, bodies, inputs, room)
+            answers = _persist_all(services, tenant, new)
+        room.keep()
     made = [answer.job for answer in answers if isinstance(answer, Submitted)]
     services.announce(made)
     return made
+
+
+def _all_new(
+    services: Services,
+    tenant: str,
+    bodies: Sequence[Mapping[str, Any]],
+    inputs: Inputs,
+    room: Reservation,
+) -> list[NewJob]:
+    """The jobs of a bulk submission. Raises InvalidInput with the first faults of all of them."""
+    faults: list[FieldError] = []
+    new: list[NewJob] = []
+    for index, body in enumerate(bodies):
+        try:
+            new.append(_new(services, tenant, body, inputs, room))
+        except InvalidInput as error:
+            faults += [FieldError(f"/jobs/{index}{one.pointer}", one.detail) for one in error.errors]
+        if len(faults) >= MAX_FAULTS:  # each may cost a look into the database
+            break
+    if faults:
+        raise InvalidInput(faults[:MAX_FAULTS])
+    _check_dependencies(sum(len(job.depends_on) for job in new))
+    return new
+
+
+def _check_dependencies(count: int) -> None:
+    if count > MOST_IN_ONE_REQUEST:
+        raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
+
+
+def _persist_all(services: Services, tenant: str, new: Sequence[NewJob]) -> Sequence[Answer]:
+    try:
+        return services.jobs.submit(new, limits=services.waiting_limits([tenant]), together=True)
+    except InvalidInput as error:
+        raise InvalidInput([FieldError(f"/jobs{one.pointer}", one.detail) for one in error.errors]) from None
 
 
 def retry(services: Services, tenant: str, job_id: str, *, once: bool = False) -> Job:
@@ -98,12 +123,17 @@ def _new(
     tenant: str,
     body: Mapping[str, Any],
     inputs: Inputs,
+    room: Reservation,
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> NewJob:
+    sizes.check_begun(body.get("input"))
+    metadata = body.get("metadata", {})
+    taken = sizes.check_metadata(metadata)
     model = services.catalog.resolve(body.get("model"), body.get("task"), tenant)
     values = services.catalog.check_input(model, body.get("input", {}), tenant=tenant)
     values = inputs.settle(model.input_schema, values, "/input")
+    room.grow(taken + sizes.check_settled(values))
     reads = inputs.take_reads()
     return NewJob(
         tenant=tenant,
@@ -119,7 +149,7 @@ def _new(
         depends_on=_depends_on(services, tenant, body.get("depends_on", ()), reads),
         reads=reads,
         group=body.get("group"),
-        metadata=body.get("metadata", {}),
+        metadata=metadata,
         webhook=webhooks.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
         idempotency_key=idempotency_key,
         fingerprint=fingerprint,
@@ -162,6 +192,22 @@ def when(text: str | None, pointer: str) -> float | None:
 
 
 def _fingerprint(body: Mapping[str, Any]) -> str:
-    """Equal for bodies that say the same."""
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    """Equal for bodies that say the same. Raises InvalidInput for one that is large without its files."""
+    said: Any = body
+    if not sizes.is_light(body):
+        sizes.check_begun(body.get("input"))
+        sizes.check_metadata(body.get("metadata", {}))
+        said = _without_files(body)
+    canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _without_files(value: Any) -> Any:
+    """The value with each ``data:`` URI replaced by its hash, which other threads need not wait for."""
+    if isinstance(value, dict):
+        return {name: _without_files(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_files(part) for part in value]
+    if isinstance(value, str) and value[:5].lower() == "data:":
+        return {"sha256": hashlib.sha256(value.encode()).hexdigest()}
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shared.database import Database
-from shared.events import Events
+from shared.events import Events, Speaker
 from shared.jobs.caps import Caps, Most, unlimited
 from shared.jobs.dependencies import Dependencies
 from shared.jobs.records import Job
@@ -16,9 +16,14 @@ from shared.queue import Tickets
 def tell(events: Events, job: Job) -> None:
     """Publish the status of a job, and that it is done if it is."""
     status = {"status": job.shown_status.value}
-    events.publish(job.id, "status", status)
+    events.publish(job.id, "status", status, speaker=speaker_of(job))
     if job.is_terminal:
-        events.publish(job.id, "done", status)
+        events.publish(job.id, "done", status, speaker=speaker_of(job))
+
+
+def speaker_of(job: Job) -> Speaker:
+    """Whose state a row tells of."""
+    return Speaker(job.attempt, over=job.status is not Status.RUNNING)
 
 
 class Aftermath:

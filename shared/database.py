@@ -10,14 +10,14 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -43,6 +43,12 @@ _ALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+#: seconds after which a server ends a transaction whose process says nothing more, and lets go of its locks
+IDLE_SECONDS = 15.0
+#: a read-only file, a full disk, and a disk that fails
+_SQLITE_CANNOT_WRITE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+#: a server that takes no writes, as after a failover, and one whose disk is full
+_POSTGRESQL_CANNOT_WRITE = ("25006", "53100")
 _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
@@ -111,11 +117,6 @@ class Database:
             clock = self._clock = (here, there - here)
         return here + clock[1]
 
-    def ping(self) -> None:
-        """Raises Unavailable when the database does not answer."""
-        with self.read() as connection:
-            connection.execute(sa.text("SELECT 1"))
-
     def migrate(self) -> None:
         """Bring the tables to what this version needs; does nothing when they are there already."""
         from alembic import command
@@ -173,6 +174,8 @@ def _sqlite(url: sa.URL) -> Engine:
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
+    _drop_where_nothing_can_be_written(engine, _cannot_write_sqlite)
+
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         kind = connection.get_execution_options().get("qanvas_write")
@@ -182,13 +185,19 @@ def _sqlite(url: sa.URL) -> Engine:
         if connection.info.get("synchronous") != kind:
             connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if kind == 'durable' else 'NORMAL'}")
             connection.info["synchronous"] = kind
-        _begin_writing(connection.connection.driver_connection)
+        try:
+            _begin_writing(connection.connection.driver_connection)
+        except sqlite3.OperationalError as error:
+            connection.invalidate(error)
+            raise _unavailable(error) from error
 
     return engine
 
 
 def _begin_writing(driver: Any) -> None:
-    """Begin a transaction as SQLite's one writer, after those of other processes. Raises Unavailable."""
+    """Begin a transaction as SQLite's one writer, after those of other processes.
+
+    Raises Unavailable when they take too long, and sqlite3.OperationalError."""
     last = time.monotonic() + BUSY_SECONDS
     driver.execute("PRAGMA busy_timeout = 0")
     try:
@@ -198,8 +207,9 @@ def _begin_writing(driver: Any) -> None:
                 driver.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > last:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                if time.monotonic() > last:
                     raise Unavailable("the database does not answer", str(error)) from error
             time.sleep(_ASK_AGAIN_SECONDS)
     finally:
@@ -217,6 +227,14 @@ def _postgresql(url: sa.URL) -> Engine:
         )
     except ModuleNotFoundError:
         raise MissingExtra("psycopg", "postgres") from None
+
+    _drop_where_nothing_can_be_written(engine, _cannot_write_postgresql)
+
+    @event.listens_for(engine, "connect")
+    def bound(driver: Any, _record: Any) -> None:
+        # a process that is stopped in the middle of a transaction must not keep its rows locked
+        driver.execute(f"SET idle_in_transaction_session_timeout = {1000 * IDLE_SECONDS:.0f}")
+        driver.commit()
 
     @event.listens_for(engine, "checkin")
     def put_back(_driver: Any, record: ConnectionPoolEntry) -> None:
@@ -240,16 +258,45 @@ def _postgresql(url: sa.URL) -> Engine:
     return engine
 
 
+def _drop_where_nothing_can_be_written(engine: Engine, cannot_write: Callable[[Any], bool]) -> None:
+    """Let go of every pooled connection once one of them turns out to be read-only: behind a server's name
+    there may be another server by now, and behind a file's another file system."""
+
+    @event.listens_for(engine, "handle_error")
+    def look(context: ExceptionContext) -> None:
+        if cannot_write(context.original_exception):
+            context.is_disconnect = True
+
+
+def _cannot_write_sqlite(error: Any) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_CANNOT_WRITE
+
+
+def _cannot_write_postgresql(error: Any) -> bool:
+    return getattr(error, "sqlstate", None) in _POSTGRESQL_CANNOT_WRITE
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
-        raise Unavailable("the database does not answer", _first_line(error)) from error
+        raise _unavailable(error) from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise Unavailable("the database went away", _first_line(error)) from error
+            raise _unavailable(error) from error
         raise
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    original = getattr(error, "orig", error)
+    if _cannot_write_sqlite(original):
+        cure = "free some space where its file lies, and see that this process may write there"
+        return Unavailable("the database cannot be written", f"{_first_line(error)}; {cure}")
+    if _cannot_write_postgresql(original):
+        cure = "let QANVAS_DATABASE_URL lead to a server that takes writes and has room"
+        return Unavailable("the database cannot be written", f"{_first_line(error)}; {cure}")
+    return Unavailable("the database does not answer", _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

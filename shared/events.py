@@ -33,17 +33,29 @@ STOP = b"qanvas:stop"
 _KEEP, _KEEP_SECONDS = 5_000, 24 * 3600
 #: what the keys of a job begin with
 _STREAM, _PROGRESS, _PREVIEW = "qanvas:events:", "qanvas:progress:", "qanvas:preview:"
+#: of each job, the rank of the latest speaker
+_SPEAKER = "qanvas:speaker:"
 #: what ``_TELL`` is given before the events
-_TERMS = (_STREAM, _PROGRESS, _PREVIEW, WAKE, STOP, _KEEP, _KEEP_SECONDS)
-#: writes a batch: of each event the job, the type and the data, where no type is a preview and "stop" asks
-#: the job to stop. As a script, since a client that makes four commands of an event and reads their answers
-#: takes a tenth of a worker's time
+_TERMS = (_STREAM, _PROGRESS, _PREVIEW, _SPEAKER, WAKE, STOP, _KEEP, _KEEP_SECONDS)
+#: writes a batch: of each event the job, the type, the data and the rank of its speaker, where no type is a
+#: preview, "stop" asks the job to stop, and no rank is never too late. As a script, since a client that makes
+#: four commands of an event and reads their answers takes a tenth of a worker's time
 _TELL = """
-local stream, progress, preview, wake, stop, keep, seconds = unpack(ARGV, 1, 7)
-local told = {}
-for i = 8, #ARGV, 3 do
-    local job, kind, data = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-    if kind == 'stop' then
+local stream, progress, preview, speaker, wake, stop, keep, seconds = unpack(ARGV, 1, 8)
+local told, heard = {}, {}
+local function too_late(job, rank)
+    local last = heard[job] or tonumber(redis.call('GET', speaker .. job) or -1)
+    if rank > last then
+        redis.call('SET', speaker .. job, rank, 'EX', seconds)
+    end
+    heard[job] = math.max(rank, last)
+    return rank < last
+end
+for i = 9, #ARGV, 4 do
+    local job, kind, data, rank = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+    if rank and too_late(job, rank) then
+        -- of an attempt that is over
+    elseif kind == 'stop' then
         redis.call('PUBLISH', stop, job)
     elseif kind == '' then
         redis.call('SET', preview .. job, data, 'EX', seconds)
@@ -57,6 +69,7 @@ for i = 8, #ARGV, 3 do
 end
 for job, done in pairs(told) do
     redis.call('EXPIRE', stream .. job, seconds)
+    redis.call('EXPIRE', speaker .. job, seconds)
     redis.call('PUBLISH', wake, job .. done)
 end
 """
@@ -78,6 +91,22 @@ class Event:
     data: Mapping[str, Any]
 
 
+class Speaker(NamedTuple):
+    """Which attempt an event tells of, and whether that was ``over`` by then.
+
+    What is told of an earlier state after a later one was told of is dropped: it comes from a worker that
+    was stopped for a while, and would show its steps and pictures among those of the attempt that took
+    over."""
+
+    attempt: int
+    over: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Grows from the beginning of an attempt to its end, and to the beginning of the next."""
+        return 2 * self.attempt + self.over
+
+
 class _Outgoing(NamedTuple):
     """An event, or without a type, word that the job was asked to stop."""
 
@@ -85,6 +114,7 @@ class _Outgoing(NamedTuple):
     type: EventType | None = None
     data: Mapping[str, Any] = {}
     preview: bytes | None = None
+    speaker: Speaker | None = None
 
 
 class Events:
@@ -100,14 +130,21 @@ class Events:
         self._readers = threading.BoundedSemaphore(_READERS)
 
     def publish(
-        self, job_id: str, type: EventType, data: Mapping[str, Any], *, preview: bytes | None = None
+        self,
+        job_id: str,
+        type: EventType,
+        data: Mapping[str, Any],
+        *,
+        preview: bytes | None = None,
+        speaker: Speaker | None = None,
     ) -> None:
-        """Tell those who watch a job. Never blocks; dropped where Redis is away.
+        """Tell those who watch a job. Never blocks; dropped where Redis is away, and where a later
+        ``speaker`` was heard already.
 
         ``preview`` are the bytes of a PNG, kept as the job's latest preview."""
         if type == "progress" and self._outbox.qsize() > _BACKLOG:
             return
-        self._put(_Outgoing(job_id, type, data, preview))
+        self._put(_Outgoing(job_id, type, data, preview, speaker))
 
     def ask_to_stop(self, job_id: str) -> None:
         """Let the worker that runs this job look at its row now. Never blocks; where Redis is away, the
@@ -151,7 +188,8 @@ class Events:
         return found if isinstance(found, bytes) else None
 
     def forget(self, job_id: str) -> None:
-        """Remove what is kept of a job that is deleted; it would go by itself later."""
+        """Remove what is kept of a job that is deleted; it would go by itself later. Its speaker stays until
+        then, and keeps out what a worker that was stopped says of it."""
         with _answering():
             self._redis.delete(_stream(job_id), _progress(job_id), _preview(job_id))
 
@@ -180,10 +218,11 @@ class Events:
 
     def _send(self, batch: Sequence[_Outgoing]) -> None:
         given: list[str | bytes] = []
-        for job_id, type_, data, preview in batch:
+        for job_id, type_, data, preview, speaker in batch:
+            rank = "" if speaker is None else str(speaker.rank)
             if preview is not None:
-                given += (job_id, "", preview)
-            given += (job_id, "stop", "") if type_ is None else (job_id, type_, to_json(data))
+                given += (job_id, "", preview, rank)
+            given += (job_id, "stop", "", "") if type_ is None else (job_id, type_, to_json(data), rank)
         self._tell(args=(*_TERMS, *given))
 
 

@@ -6,7 +6,7 @@ import binascii
 import codecs
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -87,19 +87,43 @@ def fits(kind: str, media_type: str) -> bool:
 
 
 _DATA = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)?((?:;[^;,]*)*),", re.IGNORECASE)
+#: characters of a ``data:`` URI before its comma, and characters that are decoded in one step
+_MOST_HEAD, _STEP = 1024, 1 << 20
 
 
 def decode_data_uri(uri: str, pointer: str) -> tuple[str, bytes]:
     """Media type and content of a ``data:`` URI (RFC 2397). Raises InvalidInput at ``pointer``."""
-    if (head := _DATA.match(uri)) is None:
+    if (head := _DATA.match(uri, 0, _MOST_HEAD)) is None:
         raise InvalidInput.at(pointer, "is no data: URI; the form is data:image/png;base64,…")
     parameters = (head[2] or "").lower().split(";")
     try:
-        content = unquote_to_bytes(uri[head.end() :])
-        if "base64" in parameters:
-            content = b64decode(content, validate=True)
+        pieces = _unquoted(uri, head.end())
+        content = b"".join(_from_base64(pieces) if "base64" in parameters else pieces)
     except binascii.Error as error:
         raise InvalidInput.at(pointer, f"is no data: URI in base64: {error}") from None
     if not content:
         raise InvalidInput.at(pointer, "is a data: URI without data")
     return (head[1] or "text/plain").lower(), content
+
+
+def _unquoted(uri: str, begin: int) -> Iterator[bytes]:
+    """The bytes that the URI has from here on, in steps that cut no ``%41`` apart."""
+    while begin < len(uri):
+        end = begin + _STEP
+        if (sign := uri.rfind("%", max(begin + 1, end - 2), end)) >= 0:
+            end = sign
+        yield unquote_to_bytes(uri[begin:end])
+        begin = end
+
+
+def _from_base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What pieces of base64 stand for. Raises binascii.Error."""
+    rest = b""
+    for piece in pieces:
+        if b"=" in rest and piece:
+            raise binascii.Error("there is more after its padding")
+        rest += piece
+        whole = len(rest) // 4 * 4 if b"=" not in rest else 0
+        yield b64decode(rest[:whole], validate=True)
+        rest = rest[whole:]
+    yield b64decode(rest, validate=True)

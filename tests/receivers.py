@@ -81,6 +81,12 @@ def receiving(
         def do_POST(self) -> None:
             self._answer()
 
+        def do_PUT(self) -> None:
+            self._answer()
+
+        def do_DELETE(self) -> None:
+            self._answer()
+
         def log_message(self, *_: object) -> None:
             """Nothing: tests look at ``requests``."""
 

@@ -187,6 +187,12 @@ class Postgres:
         with self._engine.connect() as connection:
             connection.exec_driver_sql(statement)
 
+    def read_only(self, on: bool) -> None:
+        """Let no transaction write from now on, those of connected clients included: as a server that became
+        a standby. Or let them write again."""
+        self.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}")
+        self.execute("SELECT pg_reload_conf()")
+
     def kill(self) -> None:
         """SIGKILL to the server and its backends: what they had not written is gone, as after a crash."""
         assert self.process is not None

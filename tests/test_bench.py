@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from bench import decoding
 from bench.kiln_lone import Lone, lone
 from bench.kiln_models import Subject, random_unet, subjects
 from bench.kiln_report import aims, aims_table, plots, tables
 from bench.kiln_rounds import Figures, Measured, capacity, compare, systems
 from bench.kiln_service import Rate, Service
 from worker.engines.base import Device
+from worker.media.sandbox import Sandbox
 
 SUBJECT = Subject("step-bound", "tiny", lambda: random_unet((16, 32), 8, Device()), equal=(2,), mixed=(1, 3))
 
@@ -77,3 +79,20 @@ def test_what_was_measured_is_shown_by_model_in_a_table_and_a_plot(tmp_path: Pat
     assert "| equal | 0.7 | 10.0 / 10.0 / 10.0 | 250 / 250 / 250 | 500 / 500 / 500 |" in tables(found)
     assert [path.name for path in plots(found, "kiln", tmp_path)] == ["kiln-step-bound.png"]
     assert (tmp_path / "kiln-step-bound.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_a_picture_is_decoded_here_and_in_the_sandbox_in_pairs(tmp_path: Path) -> None:
+    sandbox = Sandbox()
+    try:
+        for path in decoding.photographs(tmp_path, 64):
+            found = decoding.pairs(path, sandbox, tmp_path, 3)
+            assert len(found) == 3 and all(min(pair) > 0 for pair in found)
+    finally:
+        sandbox.close()
+
+
+def test_what_the_sandbox_adds_is_held_against_the_aim() -> None:
+    slow = decoding.row("jpg", [(5.0, 8.0)] * 99 + [(5.0, 30.0)] * 3)
+    assert slow[1:4] == ["5.0", "8.0", "3.0"] and slow[-2:] == ["< 10: no", "102"]
+    assert decoding.row("jpg", [(5.0, 8.0)] * 50)[-2] == "< 10: yes"

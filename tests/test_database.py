@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,9 @@ import sqlalchemy as sa
 from shared import database as module
 from shared.database import Database
 from shared.errors import Unavailable
+from shared.jobs.store import JobStore
+from tests.disks import mountable, small_disk
+from tests.jobs.factory import submit
 
 
 def _statements(database: Database) -> list[str]:
@@ -169,3 +175,98 @@ def test_a_server_that_is_gone_without_a_word_is_noticed_within_a_minute(databas
             assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert idle + interval * count <= 60
             assert used.getsockopt(tcp, socket.TCP_USER_TIMEOUT) <= 60_000
+
+
+def test_connections_that_turn_out_to_be_read_only_are_all_dropped(database: Database) -> None:
+    """As behind the name of a server that has become a standby of another."""
+    store = JobStore(database)
+    turn = {
+        "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        "sqlite": "PRAGMA query_only = ON",
+    }[database.dialect]
+    with database.read() as one, database.read() as other:
+        for connection in (one, other):
+            connection.exec_driver_sql(turn)
+    with pytest.raises(Unavailable, match="the database cannot be written") as unwritten:
+        submit(store)
+    assert unwritten.value.public == "the database cannot be written; the server's log says why"
+    with database.read(), database.read(), database.read():
+        submit(store)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_database_whose_disk_is_full_is_unavailable_until_there_is_room(
+    database: Database, tmp_path: Path
+) -> None:
+    if (reason := mountable(tmp_path)) is not None:
+        pytest.skip(reason)
+    with small_disk(tmp_path / "disk", 4) as disk:
+        full = Database(f"sqlite:///{disk.path / 'qanvas.db'}")
+        full.migrate()
+        store = JobStore(full)
+        kept = submit(store)
+        disk.fill()
+
+        def submit_many() -> None:  # a little room may be left in pages that the file has already
+            for _ in range(50):
+                submit(store)
+
+        with pytest.raises(Unavailable, match=r"the database cannot be written.*; free some space"):
+            submit_many()
+        assert store.get(kept.id) == kept
+        disk.empty()
+        submit(store)
+        full.dispose()
+
+
+_FAILING = """
+import resource, sys
+from shared.database import Database
+from shared.errors import Unavailable
+from shared.jobs.store import JobStore
+from tests.jobs.factory import submit
+
+database = Database(sys.argv[1])
+store = JobStore(database)
+submit(store)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))  # each write fails, with EFBIG
+try:
+    submit(store)
+except Unavailable as error:
+    print(error.message)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+submit(store)
+print("written")
+"""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_disk_that_fails_for_a_while_makes_the_database_unavailable_and_no_longer(
+    database: Database, database_url: str
+) -> None:
+    command = [sys.executable, "-c", _FAILING, database_url]
+    said = subprocess.run(
+        command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True
+    ).stdout
+    assert said.splitlines() == ["the database cannot be written", "written"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_process_that_is_stopped_within_a_transaction_does_not_keep_its_rows_locked(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = JobStore(database)
+    job = submit(store)
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.3)
+    stopped = Database(database_url)
+    lock = sa.text("SELECT id FROM jobs WHERE id = :id FOR UPDATE").bindparams(id=job.id)
+
+    def hold() -> None:
+        with stopped.write() as connection:
+            connection.execute(lock)
+            store.cancel(job.id)  # waits for the row, as upkeep would, while nothing more is said here
+            connection.execute(lock)
+
+    with pytest.raises(Unavailable, match="idle-in-transaction"):
+        hold()
+    stopped.dispose()

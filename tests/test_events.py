@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared.errors import Unavailable
-from shared.events import Event, Events
+from shared.events import Event, Events, Speaker
 from shared.following import Follower
 from tests.servers import wait_until
 
@@ -94,6 +94,37 @@ def test_progress_and_preview_are_kept_until_they_are_forgotten(events: Events, 
     assert events.read("job_1") == []
     assert events.latest_progress(["job_1"]) == {}
     assert events.preview("job_1") is None
+
+
+def test_what_an_attempt_says_after_a_later_one_has_spoken_is_dropped(
+    events: Events, follower: Follower, redis_url: str
+) -> None:
+    """It comes from a worker that was stopped, and knows nothing of the other one."""
+    stopped = Events(redis_url)  # another process, whose events need not arrive in order
+    events.publish("job_1", "status", {"status": "running", "attempt": 2}, speaker=Speaker(2))
+    events.publish("job_1", "preview", {"of": 2}, preview=b"of 2", speaker=Speaker(2))
+    events.publish("job_1", "progress", {"step": 1, "of": 2}, speaker=Speaker(2))
+    wait_until(lambda: events.latest_progress(["job_1"]), what="the first events")
+    stopped.publish("job_1", "status", {"status": "queued"}, speaker=Speaker(1, over=True))
+    stopped.publish("job_1", "preview", {"of": 1}, preview=b"of 1", speaker=Speaker(1))
+    stopped.publish("job_1", "progress", {"step": 9, "of": 1}, speaker=Speaker(1))
+    stopped.publish("job_1", "token", {"text": "late"}, speaker=Speaker(1))
+    stopped.close()
+    events.publish("job_1", "progress", {"step": 2, "of": 2}, speaker=Speaker(2))
+    events.publish("job_1", "done", {"status": "succeeded"}, speaker=Speaker(2, over=True))
+    heard = collect(events, follower, "job_1")
+    assert [event.data.get("step") for event in heard if event.type == "progress"] == [1, 2]
+    assert {event.type for event in heard} == {"status", "preview", "progress", "done"}
+    assert events.latest_progress(["job_1"]) == {"job_1": {"step": 2, "of": 2}}
+    assert events.preview("job_1") == b"of 2"
+    after = Events(redis_url)  # an attempt that was canceled, and whose worker did not hear of it
+    after.publish("job_1", "preview", {"of": 2}, preview=b"after the end", speaker=Speaker(2))
+    after.close()
+    events.forget("job_1")
+    after = Events(redis_url)
+    after.publish("job_1", "progress", {"step": 3}, speaker=Speaker(2))
+    after.close()
+    assert events.read("job_1") == [] and events.preview("job_1") is None
 
 
 def test_without_redis_publishing_returns_at_once_and_reading_says_so() -> None:

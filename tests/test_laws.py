@@ -106,7 +106,8 @@ def test_the_command_line_knows_api_and_worker_only_inside_the_command_that_star
     }
 
 
-def test_engines_know_neither_sql_nor_redis_nor_storage() -> None:
+@pytest.mark.parametrize("folder", ["worker/engines/", "worker/inputs/", "worker/media/"])
+def test_engines_and_those_who_read_their_inputs_know_neither_sql_nor_redis_nor_storage(folder: str) -> None:
     ours = (
         "shared.database",
         "shared.jobs",
@@ -119,10 +120,24 @@ def test_engines_know_neither_sql_nor_redis_nor_storage() -> None:
     found = [
         f"{one.file} imports {one.module}"
         for one in imports()
-        if one.file.startswith("worker/engines/")
+        if one.file.startswith(folder)
         and (one.module.startswith(ours) or one.module.partition(".")[0] in foreign)
     ]
     assert not found
+
+
+def test_what_users_send_is_decoded_in_the_sandbox_only() -> None:
+    """Pillow and ``zipfile`` open what engines and the worker itself have made, and nothing else."""
+    decoders = {"zipfile", "tarfile", "zlib", "bz2", "lzma", "gzip"}
+    found = {one.file for one in imports() if one.module in decoders and one.file.startswith("worker/")}
+    writes_archives = "worker/engines/training/pictures.py"
+    assert found - {writes_archives} == {"worker/media/archives.py"}
+    opened = set()
+    for path in (ROOT / "worker").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("PIL.Image.open", "Image.open"):
+                opened.add(str(path.relative_to(ROOT)))
+    assert opened == {"worker/media/pictures.py"}
 
 
 def test_the_states_of_a_job_do_no_io() -> None:
@@ -162,6 +177,7 @@ def test_what_everybody_reads_of_an_outage_is_written_in_the_code() -> None:
         ("shared.jobs.store", ("torch", "flask", "celery", "kombu", "numpy")),
         ("cli.main", ("torch", "flask", "celery", "sqlalchemy", "api", "worker")),
         ("worker.app", ("flask", "granian", "api", "cli")),
+        ("worker.media.tasks", ("torch", "transformers", "celery", "sqlalchemy", "redis", "numpy", "api")),
     ],
 )
 def test_importing_a_module_loads_nothing_it_may_not_need(module: str, forbidden: tuple[str, ...]) -> None:

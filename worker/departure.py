@@ -20,12 +20,14 @@ from shared.errors import Unavailable
 from shared.events import Events
 from shared.exits import START_AGAIN
 from shared.jobs.leases import Leases
-from shared.jobs.records import Failed, Finish, Job
+from shared.jobs.records import Finish, Job
 from shared.queue import Tickets
 from worker.announce import announce
+from worker.endings import stopped
+from worker.engines.base import StopReason
 from worker.held import Held
 from worker.lease import LeaseKeeper
-from worker.results import Results
+from worker.leftovers import Leftovers
 from worker.scratch import Scratch
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Departure:
         leases: Leases,
         keeper: LeaseKeeper,
         scratch: Scratch,
-        results: Results,
+        leftovers: Leftovers,
         events: Events,
         tickets: Tickets,
         retire: Callable[[str], None],
@@ -57,7 +59,7 @@ class Departure:
         self._leases = leases
         self._keeper = keeper
         self._scratch = scratch
-        self._results = results
+        self._leftovers = leftovers
         self._events = events
         self._tickets = tickets
         self._retire = retire
@@ -108,7 +110,8 @@ class Departure:
     def _fail(self, late: Sequence[Held]) -> None:
         """End the jobs whose time-out had run out."""
         for held in late:
-            failed = Failed(type="deadline", message=held.too_late().message)
+            failed = stopped(held.job, StopReason.DEADLINE)
+            assert failed is not None
             [ended] = self._leases.finish([Finish(held.job.id, held.job.attempt, failed)])
             if isinstance(ended, Job):
                 announce(self._events, ended)
@@ -120,8 +123,7 @@ class Departure:
             if not job.is_terminal:
                 self._tickets.send(job.queue)
         for job in back:
-            with suppress(Unavailable):
-                self._results.take_back(job.id, job.attempt)
+            self._leftovers.of_attempt(job.id, job.attempt)
 
 
 def within(seconds: float, act: Callable[[], object]) -> None:

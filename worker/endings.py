@@ -10,13 +10,14 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from shared.aftermath import Aftermath
 from shared.errors import (
     ConfigurationError,
+    DeadlineExceeded,
     InvalidInput,
     JobError,
     LeaseLost,
@@ -32,19 +33,29 @@ from shared.jobs.records import Ending, Failed, Finish, HandedBack, Job, Stopped
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.queue import Tickets
+from worker import patience
 from worker.announce import announce
-from worker.checkpoints import Checkpoints
-from worker.engines.base import Stopped, StopReason
+from worker.engines.base import Result, Stopped, StopReason
+from worker.fitness import Fitness
 from worker.held import Held
 from worker.kiln.firing import Outcome
 from worker.lease import LeaseKeeper
+from worker.leftovers import Leftovers
+from worker.no_room import no_room
+from worker.patience import waits
 from worker.results import Results
 from worker.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
-#: seconds between two tries to tell a database that is away how a job ended, and for how long
-_TRY_EVERY, _TRY_FOR = 0.5, 120.0
+#: seconds between two tries to tell a database that is away how a job ended
+_TRY_EVERY = 0.5
+#: how often a job is handed back without counting the attempt. Beyond, it may be the job's own doing: one
+#: whose files fill every disk must not be tried for ever
+_SPARED = 10
+
+#: the terminal status that an ending leads to, where it leads to one
+_ENDS: Mapping[type[Ending], Status] = {Failed: Status.FAILED, StoppedOnRequest: Status.CANCELED}
 
 
 class Endings:
@@ -59,8 +70,9 @@ class Endings:
         jobs: JobStore,
         keeper: LeaseKeeper,
         results: Results,
-        checkpoints: Checkpoints,
+        leftovers: Leftovers,
         scratch: Scratch,
+        fitness: Fitness,
         events: Events,
         tickets: Tickets,
         aftermath: Aftermath,
@@ -73,8 +85,9 @@ class Endings:
         self._jobs = jobs
         self._keeper = keeper
         self._results = results
-        self._checkpoints = checkpoints
+        self._leftovers = leftovers
         self._scratch = scratch
+        self._fitness = fitness
         self._events = events
         self._tickets = tickets
         self._aftermath = aftermath
@@ -102,7 +115,7 @@ class Endings:
             try:
                 ending = self._ending(held, outcome)
             except Exception as error:  # noqa: BLE001 - whatever it is, it ends this job and no other
-                ending = _failure(error, traceback.format_exc())
+                ending = self._of_error(held.job, error, traceback.format_exc())
             self._finish(held, ending)
         except Exception:
             log.exception("%s: its end is not written, it runs again", job.id)
@@ -116,17 +129,43 @@ class Endings:
         match outcome.error:
             case None:
                 assert outcome.result is not None
-                return self._results.store(held.job, outcome.result, outcome.load_seconds)
-            case Stopped(reason=StopReason.LOST):
-                return None
-            case Stopped(reason=StopReason.CANCELED):
-                return StoppedOnRequest()
-            case Stopped(reason=StopReason.DRAINING):
-                return HandedBack()
-            case Stopped():
-                return _failure(held.too_late(), None)
+                return self._store(held, outcome.result, outcome.load_seconds)
+            case Stopped(reason=reason):
+                return stopped(held.job, reason)
             case error:
-                return _failure(error, outcome.trace)
+                return self._of_error(held.job, error, outcome.trace)
+
+    def _store(self, held: Held, result: Result, load_seconds: float) -> Ending | None:
+        """Store what was computed. It is kept while the storage does not take it; when that takes long, the
+        job is handed back, and where it shall stop meanwhile, it does."""
+        for wait in waits():
+            try:
+                stored = self._results.store(held.job, result, load_seconds)
+            except Unavailable as error:
+                log.warning("%s has ended but is not stored yet: %s", held.job.id, error)
+                failure, trace = error, traceback.format_exc()
+                self._fitness.report(error)
+                held.pause(wait)
+                if held.reason is not None:
+                    return stopped(held.job, held.reason)
+            else:
+                self._fitness.stored()
+                return stored
+        return self._of_error(held.job, failure, trace)
+
+    def _of_error(self, job: Job, error: BaseException, trace: str | None) -> Ending:
+        """What becomes of a job that met this error: it is handed back where that says nothing of the job."""
+        full = no_room(error)
+        if not full and not isinstance(error, Unavailable):
+            return _failure(error, trace)
+        self._fitness.report(error)
+        if job.attempt - job.attempts < _SPARED:
+            log.warning("%s is handed back, its attempt does not count: %s", job.id, error)
+            return HandedBack()
+        if full:
+            said = f"no worker had room for its files, {_SPARED} times; the workers' logs say where"
+            return Failed(type="internal", message=said, retryable=True, traceback=trace)
+        return _failure(error, trace)
 
     def _finish(self, held: Held, ending: Ending | None) -> None:
         """Write how it ended, announce it, and remove what nobody needs any more."""
@@ -138,41 +177,46 @@ class Endings:
             if ending.traceback is not None and ending.type == "internal":
                 log.warning("%s", ending.traceback)
         try:
-            ended = None if ending is None else self._write(Finish(job.id, job.attempt, ending))
+            ended = None if ending is None else self._write(held, Finish(job.id, job.attempt, ending))
         except Unavailable as error:
             # it may have been written all the same: its files stay, and upkeep removes them with the lease
             log.error("nobody could be told how %s ended, it runs again: %s", job.id, error)
             return
         if ended is None:
             log.warning("attempt %d of %s is no longer this worker's", job.attempt, job.id)
-            self._results.take_back(job.id, job.attempt)
+            self._leftovers.of_attempt(job.id, job.attempt)
             return
         if ended.status is Status.QUEUED:
             self._tickets.send(ended.queue)
         announce(self._events, ended)
         with suppress(Unavailable):  # upkeep does what is left
             self._aftermath.of(ended)
-            if ended.status is not Status.SUCCEEDED:
-                self._results.take_back(job.id, job.attempt)
-            if ended.is_terminal:
-                self._results.take_back_before(job.id, job.attempt)
-            if ended.is_terminal and held.has_checkpoint:
-                self._checkpoints.forget(job.id)
+        if ended.status is not Status.SUCCEEDED:
+            self._leftovers.of_attempt(job.id, job.attempt)
+        if ended.is_terminal:
+            self._leftovers.of_earlier_attempts(job.id, job.attempt)
+        if ended.is_terminal and held.has_checkpoint:
+            self._leftovers.of_checkpoints(job.id)
 
-    def _write(self, finish: Finish) -> Job | None:
+    def _write(self, held: Held, finish: Finish) -> Job | None:
         """The job as it is now; None when it is not this worker's any more.
 
-        Raises Unavailable when the database stays away for long."""
-        deadline = time.monotonic() + _TRY_FOR
+        When the database stays away for long, what was computed is given up, and the job is handed back as
+        soon as the database answers. Raises Unavailable when the worker leaves before."""
+        deadline = time.monotonic() + patience.TRY_FOR
         while True:
             try:
                 ended = self._finishes.call(finish)
             except LeaseLost:
                 return self._already(finish)
             except Unavailable as error:
-                if time.monotonic() > deadline:
+                if time.monotonic() < deadline:
+                    log.warning("%s has ended but is not written yet: %s", finish.job_id, error)
+                elif held.reason is StopReason.DRAINING:
                     raise
-                log.warning("%s has ended but is not written yet: %s", finish.job_id, error)
+                elif not isinstance(finish.ending, HandedBack):
+                    log.error("%s has ended and nobody could be told: it is handed back", finish.job_id)
+                    finish = Finish(finish.job_id, finish.attempt, HandedBack())
                 time.sleep(_TRY_EVERY)
             else:
                 return ended if isinstance(ended, Job) else None
@@ -181,9 +225,25 @@ class Endings:
         """A commit whose answer was lost looks like a lost lease when it is tried again: the row tells."""
         with suppress(NotFound):
             job = self._jobs.get(finish.job_id)
-            if job.attempt == finish.attempt and job.is_terminal and job.worker == self._worker_id:
+            # upkeep ends a lost attempt too, and never well
+            own = job.status in (Status.SUCCEEDED, _ENDS.get(type(finish.ending)))
+            if own and job.attempt == finish.attempt and job.worker == self._worker_id:
                 return job
         return None
+
+
+def stopped(job: Job, reason: StopReason) -> Ending | None:
+    """How a job ends that was told to stop; None where it is not this worker's any more."""
+    match reason:
+        case StopReason.LOST:
+            return None
+        case StopReason.CANCELED:
+            return StoppedOnRequest()
+        case StopReason.DRAINING:
+            return HandedBack()
+        case StopReason.DEADLINE:
+            late = DeadlineExceeded(f"the job ran longer than its timeout of {job.timeout:g} s")
+            return _failure(late, None)
 
 
 def _failure(error: BaseException, trace: str | None) -> Failed:

@@ -12,11 +12,10 @@ from shared.catalog.hub import OnProgress
 from shared.catalog.models import Model
 from shared.errors import ModelUnavailable
 from worker.engines.base import Progress
+from worker.inputs.reading import Wait
 from worker.watchdog import Busy
 
 Report = Callable[[Progress], None]
-#: waits for the files; may give up, by raising, while they still come
-Wait = Callable[["Future[Path | None]"], "Path | None"]
 
 
 class _Fetch:

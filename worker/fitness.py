@@ -1,38 +1,89 @@
-"""Whether a worker still does what it should: one whose jobs all fail takes itself out.
+"""Whether this worker can keep what it computes: its storage takes files, and its scratch folder has room.
 
-A job that fails with ``internal`` may have met a fault of its own, and so may all jobs of one model. Where
-jobs of several models fail so, one after the other, and none succeeds, it is the worker: its libraries, its
-memory, its disks. It would turn the whole queue into failed jobs.
+While it cannot, it takes no jobs. A job that met the trouble is handed back, and its attempt does not count.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 
-from shared.jobs.records import Ending, Failed, Succeeded
+from shared.errors import Unavailable
+from shared.storage import Storage, check_writable
+from worker.no_room import no_room
+from worker.scratch import Scratch
+
+log = logging.getLogger(__name__)
+
+#: seconds between two looks whether the trouble is over, at first and at most: they grow while jobs that are
+#: taken after a look meet the trouble again, as where a look finds room and a large result does not
+_FIRST, _LONGEST = 1.0, 60.0
 
 
 class Fitness:
-    """Hears how jobs end; any thread."""
+    """Any thread. Its own thread runs only while there is trouble."""
 
-    def __init__(self, most: int) -> None:
-        """``most``: kinds of jobs that may fail in a row; 0: any number."""
-        self._most = most
+    def __init__(self, storage: Storage, scratch: Scratch) -> None:
+        self._storage = storage
+        self._scratch = scratch
+        self._trouble: str | None = None
+        self._wait = _FIRST
         self._lock = threading.Lock()
-        self._failed: set[str] = set()
+        self._fit = threading.Event()
+        self._fit.set()
+        self._closed = threading.Event()
 
-    def note(self, kind: str, ending: Ending) -> str | None:
-        """An attempt of a job of this kind has ended so. Returns why the worker is unfit, if it is."""
-        with self._lock:
-            match ending:
-                case Succeeded():
-                    self._failed.clear()
-                case Failed(type="internal", retryable=False):
-                    self._failed.add(kind)
-            kinds = len(self._failed)
-        if not 0 < self._most <= kinds:
-            return None
-        return (
-            f"takes no more jobs: those of {kinds} kinds failed with `internal` in a row, and none "
-            "succeeded; look into its log, and start it again"
-        )
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, in words that name no path; None while jobs are taken."""
+        return self._trouble
+
+    def wait(self, seconds: float) -> bool:
+        """Whether jobs are taken: as soon as they are, and after so many seconds at most."""
+        return self._fit.wait(seconds)
+
+    def report(self, error: BaseException) -> None:
+        """Writing something failed. No more jobs are taken where that is the worker's trouble: a disk that is
+        full or read-only, or a storage that takes no other file either."""
+        if self._trouble is None and (found := self._trouble_behind(error)) is not None:
+            with self._lock:
+                if self._trouble is None:
+                    self._begin(found)
+
+    def stored(self) -> None:
+        """A result was stored: the next trouble is a new one."""
+        self._wait = _FIRST
+
+    def close(self) -> None:
+        """Look no more; whoever waits goes on waiting."""
+        self._closed.set()
+
+    def _begin(self, found: Unavailable) -> None:
+        self._trouble = found.message
+        self._fit.clear()
+        log.error("no jobs are taken until this is mended: %s", found)
+        threading.Thread(target=self._recover, name="fitness", daemon=True).start()
+
+    def _trouble_behind(self, error: BaseException) -> Unavailable | None:
+        found = self._look()
+        if found is None and no_room(error):  # room for a small file is not enough
+            found = Unavailable("a disk of this worker is full", f"{error}; free some space there")
+        return found
+
+    def _look(self) -> Unavailable | None:
+        """What cannot be written now."""
+        try:
+            check_writable(self._storage)
+            self._scratch.check_writable()
+        except Unavailable as error:
+            return error
+        return None
+
+    def _recover(self) -> None:
+        while not self._closed.wait(self._wait):
+            if self._look() is None:
+                self._wait = min(2 * self._wait, _LONGEST)
+                self._trouble = None
+                self._fit.set()
+                log.warning("what is computed can be stored again: jobs are taken")
+                return

@@ -28,11 +28,15 @@ from worker.checkpoints import Checkpoints
 from worker.deliver import Deliverer
 from worker.departure import Departure
 from worker.endings import Endings
+from worker.failures import FailuresInARow
 from worker.fitness import Fitness
 from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.kiln.profiles import Profiles
 from worker.lease import LeaseKeeper
+from worker.leftovers import Leftovers
+from worker.media.limits import PICTURE
+from worker.media.sandbox import Sandbox
 from worker.pace import Pace
 from worker.prepare import Preparer
 from worker.results import Results
@@ -74,6 +78,7 @@ class House:
         most = Tenants(self.database, settings).most_running
         leases = Leases(self.database, settings.lease_seconds, backoff, most)
         results, checkpoints = Results(storage, busy), Checkpoints(storage)
+        leftovers = Leftovers(results, checkpoints)
         self.device = device.name
         self.kiln = Kiln(
             device,
@@ -82,11 +87,13 @@ class House:
             profiles=Profiles(settings.data / "profiles", describe(device)),
             failed=self.watch.device_failed,
         )
+        self.sandbox = Sandbox()
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
         aftermath = Aftermath(self.database, self.events, self.tickets, most)
         self.scratch = Scratch(settings.data / "scratch", self.id)
+        self.fitness = Fitness(storage, self.scratch)
         self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds
         self.requests = Listener(
@@ -101,7 +108,7 @@ class House:
             tickets=self.tickets,
             events=self.events,
             aftermath=aftermath,
-            results=results,
+            leftovers=leftovers,
             checkpoints=checkpoints,
         )
         outbox = Outbox(self.database)
@@ -111,7 +118,7 @@ class House:
         )
         # at once they would take longer, each with fewer jobs: they compete for one interpreter
         turns = threading.Lock()
-        self._fitness = Fitness(settings.unfit_after)
+        self._failures = FailuresInARow(settings.unfit_after)
         self.endings = Endings(
             worker_id=self.id,
             most=settings.slots,
@@ -119,8 +126,9 @@ class House:
             jobs=jobs,
             keeper=self.keeper,
             results=results,
-            checkpoints=checkpoints,
+            leftovers=leftovers,
             scratch=self.scratch,
+            fitness=self.fitness,
             events=self.events,
             tickets=self.tickets,
             aftermath=aftermath,
@@ -132,10 +140,11 @@ class House:
             slots=settings.slots,
             leases=leases,
             keeper=self.keeper,
-            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs, busy),
+            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs, self.sandbox, busy),
             kiln=self.kiln,
             checkpoints=checkpoints,
             scratch=self.scratch,
+            fitness=self.fitness,
             events=self.events,
             tickets=self.tickets,
             pace=self.pace,
@@ -149,7 +158,7 @@ class House:
             leases=leases,
             keeper=self.keeper,
             scratch=self.scratch,
-            results=results,
+            leftovers=leftovers,
             events=self.events,
             tickets=self.tickets,
             retire=self.runner.retire,
@@ -158,7 +167,7 @@ class House:
         self.watch.keep(self.kiln, self.keeper, departure)
 
     def _note_ending(self, job: Job, ending: Ending) -> None:
-        why = self._fitness.note(f"{job.model}, {job.task}", ending)
+        why = self._failures.note(f"{job.model}, {job.task}", ending)
         if why is not None and self.runner.trouble is None:
             log.error("worker %s %s", self.id, why)
             self.runner.retire(why)
@@ -171,20 +180,21 @@ class House:
             pid=os.getpid(),
             device=self.device,
             slots=self.settings.slots,
-            queues=() if self.runner.leaving else self.settings.queues,
+            queues=() if self.runner.leaving or self.fitness.trouble else self.settings.queues,
             models=self.kiln.models,
             loading=self.kiln.loading,
             memory=self.kiln.memory,
             pace=self.pace.means,
             forwards=self.kiln.forwards,
-            trouble=self.runner.trouble,
+            trouble=self.runner.trouble or self.fitness.trouble,
         )
 
     def open(self) -> None:
         """Begin to heal, and to be seen."""
+        self.sandbox.open(PICTURE)
         self.keeper.start()
         self.requests.start()
-        self.upkeep.bury(self.scratch.dead)
+        self.upkeep.bury(self.scratch.dead, self.scratch.left)
         self.upkeep.start()
         self.deliverer.start()
         self.retention.start()
@@ -197,12 +207,14 @@ class House:
 
     def _close(self) -> None:
         self.endings.close()
+        self.fitness.close()
         self.upkeep.close()
         self.deliverer.close()
         self.retention.close()
         self.requests.close()
         self.keeper.close()
         self.kiln.close(timeout=5)
+        self.sandbox.close()
         self.tickets.close()
         self.events.close()
         self.scratch.close()

@@ -29,7 +29,8 @@ class LeaseKeeper:
         self._describe = describe
         self._every = max(_SHORTEST, min(_LONGEST, lease_seconds / 3))
         self._heartbeat = max(_SHORTEST, min(_HEARTBEAT, lease_seconds / 3))
-        self._held: dict[str, Held] = {}
+        #: by job and attempt: a job that was lost may be claimed here again before its old attempt stops
+        self._held: dict[tuple[str, int], Held] = {}
         self._beat = 0.0
         self._told: tuple[object, ...] = ()
         self._closed = False
@@ -46,16 +47,15 @@ class LeaseKeeper:
 
     def hold(self, held: Held) -> None:
         """Renew this job's lease from now on."""
-        self._held[held.job.id] = held
+        self._held[held.job.id, held.job.attempt] = held
 
     def release(self, held: Held) -> None:
         """The job has ended, or is another's."""
-        if self._held.get(held.job.id) is held:
-            del self._held[held.job.id]
+        self._held.pop((held.job.id, held.job.attempt), None)
 
     def look(self, job_id: str) -> None:
         """Something was asked of this job: if it is held here, see at once what. Any thread."""
-        if job_id in self._held:
+        if any(held.job.id == job_id for held in self.held()):
             self._wake.set()
 
     def held(self) -> list[Held]:
@@ -98,7 +98,11 @@ class LeaseKeeper:
                 log.exception("leases not renewed")
 
     def _renew(self) -> None:
-        held = {one.job.id: one for one in self.held()}
+        held: dict[str, Held] = {}
+        for one in sorted(self.held(), key=lambda one: one.job.attempt):
+            if (older := held.get(one.job.id)) is not None:
+                older.stop(StopReason.LOST)
+            held[one.job.id] = one
         if not held:
             return
         attempts = {job_id: one.job.attempt for job_id, one in held.items()}

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,12 +25,15 @@ from shared.outward import Outward, is_url
 from shared.settings import Settings
 from shared.storage.base import Storage
 from worker.checkpoints import Checkpoints
-from worker.engines.base import Work
+from worker.engines.base import Trainer, Work
 from worker.engines.registry import engine_named
-from worker.fetching import Fetches, Report, Wait
-from worker.fitting import with_pictures
+from worker.fetching import Fetches, Report
 from worker.incoming import Incoming, file_name
+from worker.inputs.datasets import read_dataset
+from worker.inputs.pictures import open_picture, with_pictures
+from worker.inputs.reading import JobReader, Wait
 from worker.kiln.firing import Order
+from worker.media.sandbox import Sandbox
 from worker.watchdog import Busy
 
 #: brings the files of a model, or of something that belongs to one
@@ -48,14 +52,17 @@ class Preparer:
         storage: Storage,
         files: FileStore,
         jobs: JobStore,
+        sandbox: Sandbox | None = None,
         busy: Busy | None = None,
     ) -> None:
-        """The watchdog sees in ``busy`` what is fetched."""
+        """``sandbox``: where what users send is decoded; one of its own where none is given. The watchdog
+        sees in ``busy`` what is fetched."""
         self._settings = settings
         self._catalog = catalog
         self._storage = storage
         self._files = files
         self._jobs = jobs
+        self._sandbox = sandbox or Sandbox()
         self._checkpoints = Checkpoints(storage)
         self._incoming = Incoming(
             Outward(allow_private=settings.input_allow_private),
@@ -65,9 +72,10 @@ class Preparer:
         self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report), busy)
 
     def order(self, job: Job, scratch: Path, report: Report, wait: Wait = Future.result) -> Order:
-        """What the kiln shall run; ``report`` hears of downloads, and ``wait`` may give up waiting for them.
+        """What the kiln shall run; ``report`` hears how far it is, and ``wait`` may give up waiting.
 
-        Raises JobError (ModelUnavailable for what concerns the model), MissingExtra and Unavailable."""
+        Raises JobError (ModelUnavailable for what concerns the model), InvalidInput, Stopped, MissingExtra
+        and Unavailable."""
         try:
             model = self._catalog.get(job.model, job.tenant)
         except NotFound:
@@ -84,22 +92,24 @@ class Preparer:
             return wait(self._incoming.begin(url, kind, name, scratch / "inputs", report))
 
         model = self._equipped(model.doing(job.task), fetch)
+        engine = engine_named(model.engine)
+        resume = self._checkpoints.fetch(job, scratch / "resume") if job.attempt > 1 else None
+        reader = JobReader(self._sandbox, scratch / "decoded", wait=wait, report=report, timeout=job.timeout)
+        given = self._input(job, model, scratch / "inputs", fetch, bring, reader)
+        if isinstance(engine, Trainer):
+            path = Path(given["dataset"])
+            given["dataset"] = read_dataset(engine.wants(given, resume), path, reader)
         return Order(
-            work=Work(
-                job_id=job.id,
-                task=job.task,
-                input=self._input(job, model, scratch / "inputs", fetch, bring),
-                attempt=job.attempt,
-            ),
+            work=Work(job_id=job.id, task=job.task, input=given, attempt=job.attempt),
             model=model,
             model_key=f"{model.id}|{model.source!r}|{model.controlnet!r}",
             folder=fetch(model),
-            engine=engine_named(model.engine),
+            engine=engine,
             scratch=scratch,
-            resume=self._checkpoints.fetch(job.id, scratch / "resume") if job.attempt > 1 else None,
+            resume=resume,
             background=job.queue == TRAINING_QUEUE,
             apart=_apart(job),
-            timeout=job.timeout,
+            timeout=reader.left,
         )
 
     def _equipped(self, model: Model, fetch: Fetch) -> Model:
@@ -110,9 +120,12 @@ class Preparer:
             options["controlnet"] = str(fetch(model.part("ControlNet", model.controlnet)))
         return replace(model, options=options)
 
-    def _input(self, job: Job, model: Model, folder: Path, fetch: Fetch, bring: Bring) -> dict[str, Any]:
-        """The input as the engine reads it: files, adapters and models are local paths, pictures opened."""
-        given = with_pictures(self._local_input(job, model, folder, bring), model.input_schema)
+    def _input(
+        self, job: Job, model: Model, folder: Path, fetch: Fetch, bring: Bring, reader: JobReader
+    ) -> dict[str, Any]:
+        """The input as the engine reads it: files, adapters and models are local paths, pictures decoded."""
+        local = self._local_input(job, model, folder, bring)
+        given = with_pictures(local, model.input_schema, partial(open_picture, reader))
         if loras := given.get("loras"):
             given["loras"] = [{**lora, "path": str(_lora(model, lora["name"], fetch))} for lora in loras]
         if (base := given.get("base_model")) is not None:

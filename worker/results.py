@@ -34,14 +34,9 @@ class Results:
         )
 
     def take_back(self, job_id: str, attempt: int) -> None:
-        """Remove what an attempt stored that came to nothing."""
+        """Remove what an attempt stored that came to nothing. Raises Unavailable."""
         self._storage.delete_prefix(_outputs_of(job_id, attempt))
         self._storage.delete_prefix(_model_of(job_id, attempt))
-
-    def take_back_before(self, job_id: str, attempt: int) -> None:
-        """Remove what earlier attempts stored, should whoever was to do so have died before."""
-        for earlier in range(1, attempt):
-            self.take_back(job_id, earlier)
 
     def _outputs(self, job: Job, outputs: Sequence[Image | File]) -> tuple[NewOutput, ...]:
         prefix = _outputs_of(job.id, job.attempt)

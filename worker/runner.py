@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
-from shared.errors import DeviceFault, Unavailable
+from shared.errors import DeviceFault, LeaseLost, Unavailable
 from shared.events import Events
 from shared.jobs.batching import Combiner
 from shared.jobs.leases import Leases
@@ -23,11 +23,13 @@ from worker.checkpoints import Checkpoints
 from worker.encode import encode_preview
 from worker.endings import Endings
 from worker.engines.base import Stopped, StopReason
+from worker.fitness import Fitness
 from worker.held import Held, Value
 from worker.kiln.firing import Checkpoint, Order, Outcome, Preview
 from worker.kiln.kiln import Failed, Kiln
 from worker.lease import LeaseKeeper
 from worker.pace import Pace
+from worker.patience import waits
 from worker.prepare import Preparer
 from worker.scratch import Scratch
 from worker.watchdog import Busy
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: seconds for which a thread takes its tickets by itself
 _OWN_TICKETS = 1.0
+#: seconds between two looks, while no jobs are taken, whether the worker leaves
+_LOOK_EVERY = 0.5
 
 
 class _Asked(NamedTuple):
@@ -59,6 +63,7 @@ class Runner:
         kiln: Kiln,
         checkpoints: Checkpoints,
         scratch: Scratch,
+        fitness: Fitness,
         events: Events,
         tickets: Tickets,
         pace: Pace,
@@ -76,6 +81,7 @@ class Runner:
         self._kiln = kiln
         self._checkpoints = checkpoints
         self._scratch = scratch
+        self._fitness = fitness
         self._events = events
         self._tickets = tickets
         self._pace = pace
@@ -97,9 +103,19 @@ class Runner:
 
         Taking those here spares Celery's way from Redis to a thread, which takes as long as claiming a job
         and writing its end. Other queues have their turn after that while."""
+        try:
+            self._serve(queue)
+        except Unavailable as error:
+            log.warning("no job is taken while the database is away: %s", error)
+            time.sleep(_LOOK_EVERY)
+            self._tickets.send(queue)
+
+    def _serve(self, queue: str) -> None:
+        while not self._fitness.wait(_LOOK_EVERY) and not self.leaving:
+            continue  # the ticket is kept: sent back, it would come here again at once
         until = time.monotonic() + _OWN_TICKETS
         more = self._ticket(_Asked(queue, brought=True))
-        while more and queue != TRAINING_QUEUE and time.monotonic() < until:
+        while more and self._fitness.wait(0) and queue != TRAINING_QUEUE and time.monotonic() < until:
             more = self._ticket(_Asked(queue, brought=False))
 
     def _ticket(self, asked: _Asked) -> bool:
@@ -166,7 +182,7 @@ class Runner:
     def _run(self, job: Job) -> None:
         held = Held(job, self._events, self._scratch.begin)
         self._keeper.hold(held)
-        self._events.publish(job.id, "status", {"status": "running", "attempt": job.attempt})
+        held.running()
         try:
             outcome = self._attempt(held)
         except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, it ends this job and no other
@@ -178,41 +194,60 @@ class Runner:
 
     def _attempt(self, held: Held) -> Outcome:
         """What computing came to. Raises what preparing it raised."""
-        job = held.job
-        scratch = self._scratch.of(job.id, job.attempt)
-        firing = self._kiln.submit(self._order(held, scratch), held)
+        firing = self._kiln.submit(self._order(held), held)
         held.fire(firing)
         for notice in firing.notices():
             match notice:
                 case Preview(image):
-                    data = {"url": f"/v1/jobs/{job.id}/preview"}
-                    with self._busy.at("encoding a preview", job.id, blames=True):
+                    with self._busy.at("encoding a preview", held.job.id, blames=True):
                         encoded = encode_preview(image)
-                    self._events.publish(job.id, "preview", data, preview=encoded)
+                    held.preview(encoded)
                 case Checkpoint(folder):
                     self._save(held, notice)
                     shutil.rmtree(folder, ignore_errors=True)
         assert firing.outcome is not None
-        self._scratch.computed(job.id)
+        self._scratch.computed(held.job.id, held.job.attempt)
         return firing.outcome
 
-    def _order(self, held: Held, scratch: Path) -> Order:
-        with self._busy.at("preparing a job", held.job.id) as mark:
+    def _order(self, held: Held) -> Order:
+        """What the kiln shall run. A storage or a database that is away is waited for; raises Unavailable
+        when that takes long, and Stopped when the job shall stop meanwhile."""
+        job = held.job
+        for wait in waits():
+            try:
+                return self._prepared(held)
+            except Unavailable as error:
+                log.warning("%s waits for what it needs: %s", job.id, error)
+                self._fitness.report(error)
+            held.pause(wait)
+            if held.reason is not None:
+                raise Stopped(held.reason)
+            self._scratch.clear(job.id, job.attempt)
+        return self._prepared(held)
 
-            def wait(future: Future[Value]) -> Value:
-                with mark.pause():  # downloads are watched themselves
+    def _prepared(self, held: Held) -> Order:
+        job = held.job
+        with self._busy.at("preparing a job", job.id) as mark:
+
+            def wait(future: Future[Value], /) -> Value:
+                with mark.pause():  # what is waited for is watched itself, or has a time limit
                     return held.wait(future)
 
-            order = self._preparer.order(held.job, scratch, held.progress, wait)
-        if order.timeout is None:
-            return order
-        return replace(order, timeout=max(0.0, order.timeout - held.seconds))
+            scratch = self._scratch.of(job.id, job.attempt)
+            order = self._preparer.order(job, scratch, held.progress, wait)
+        left = None if job.timeout is None else max(0.0, job.timeout - held.seconds)
+        return replace(order, timeout=left)
 
     def _save(self, held: Held, checkpoint: Checkpoint) -> None:
         if held.lost:
             return
+        job = held.job
         try:
-            self._checkpoints.save(held.job.id, checkpoint.folder)
             held.has_checkpoint = True
-        except Unavailable as error:
-            log.warning("%s: no checkpoint, its last one holds: %s", held.job.id, error)
+            hold = partial(self._leases.name_checkpoint, self._worker_id, job.id, job.attempt)
+            self._checkpoints.save(job.id, job.attempt, checkpoint.folder, hold)
+        except LeaseLost:
+            held.stop(StopReason.LOST)
+        except (Unavailable, OSError) as error:
+            log.warning("%s: no checkpoint, its last one holds: %s", job.id, error)
+            self._fitness.report(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -16,8 +17,10 @@ from shared.jobs.states import Status
 from shared.jobs.store import JobStore
 from shared.queue import Tickets
 from worker.announce import announce
+from worker.awake import awake_seconds
 from worker.checkpoints import Checkpoints
-from worker.results import Results
+from worker.leftovers import Leftovers
+from worker.scratch import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,11 @@ _LOCK = "upkeep"
 _TICKETS = 10_000
 #: leases without a sign of life after which a worker is forgotten
 _SILENT_LEASES = 10
-#: seconds between two looks for checkpoints of jobs that have ended without a worker
+#: seconds between two looks for checkpoints that nobody needs
 _SWEEP_EVERY = 600.0
+#: seconds that workers, which renew twice a second, have to do so once the database answers again; or a
+#: lease, where that is shorter
+_GRACE = 5.0
 
 
 class Upkeep:
@@ -44,7 +50,7 @@ class Upkeep:
         tickets: Tickets,
         events: Events,
         aftermath: Aftermath,
-        results: Results,
+        leftovers: Leftovers,
         checkpoints: Checkpoints,
     ) -> None:
         self._worker_id = worker_id
@@ -55,8 +61,12 @@ class Upkeep:
         self._tickets = tickets
         self._events = events
         self._aftermath = aftermath
-        self._results = results
+        self._leftovers = leftovers
         self._checkpoints = checkpoints
+        self._lease = lease_seconds
+        #: by ``awake_seconds``: when the database answered last, and from when on leases are looked at
+        self._answered = -math.inf
+        self._reap_from = 0.0
         #: by queue, what the last round found missing and did not send again
         self._missing: dict[str, int] = {}
         self._swept = time.monotonic()
@@ -75,9 +85,13 @@ class Upkeep:
 
     def round(self) -> None:
         """Do all of it once, unless another worker does. Raises Unavailable."""
-        if not self._leases.try_lock(_LOCK, self._worker_id, 3 * self._every):
+        self._leftovers.again()
+        mine = self._leases.try_lock(_LOCK, self._worker_id, 3 * self._every)
+        now = self._note_answer()
+        if not mine:
             return
-        self._mourn(self._leases.reap())
+        if now >= self._reap_from:
+            self._mourn(self._leases.reap())
         for job in self._leases.wake_due():
             self._announce(job)
         for job in self._leases.expire():
@@ -90,22 +104,49 @@ class Upkeep:
             self._sweep()
         self._top_up()
 
-    def bury(self, dead: Mapping[str, Collection[str]]) -> None:
+    def bury(self, dead: Mapping[str, Collection[str]], left: Collection[Attempt] = ()) -> None:
         """Take back the jobs of workers that are known to be dead, whose leases may have long to run.
 
-        ``dead`` maps each to the jobs it was computing; those that only waited there keep their attempts."""
+        ``dead`` maps each to the jobs it was computing; those that only waited there keep their attempts.
+        ``left`` are attempts that they had begun: what was stored of one that another worker had taken over
+        already is removed."""
         try:
             for worker_id, begun in dead.items():
                 self._mourn(self._leases.bury(worker_id, begun))
                 self._leases.forget(worker_id)
+            for job_id, attempt in left:
+                self._remove_left(job_id, attempt)
         except Unavailable as error:
             log.warning("jobs of dead workers wait for their leases to run out: %s", error)
+
+    def _remove_left(self, job_id: str, attempt: int) -> None:
+        """Remove what an attempt stored that no row names, nor may any more."""
+        try:
+            job = self._jobs.get(job_id)
+        except NotFound:
+            job = None
+        named = (Status.RUNNING, Status.SUCCEEDED)
+        if job is None or job.attempt != attempt or job.status not in named:
+            self._leftovers.of_attempt(job_id, attempt)
+        if job is None or job.is_terminal:
+            self._leftovers.of_checkpoints(job_id)
+
+    def _note_answer(self) -> float:
+        """The database has answered; the time by ``awake_seconds``.
+
+        Where it had not for long, or this process was stopped, or has just begun, nobody may have been able
+        to renew leases. Workers that live get time to do so before theirs are looked at."""
+        now = awake_seconds()
+        if now - self._answered > max(self._lease / 2, 3 * self._every):
+            self._reap_from = now + min(self._lease, _GRACE)
+        self._answered = now
+        return now
 
     def _mourn(self, lost: Iterable[Job]) -> None:
         for job in lost:
             log.warning("%s was lost with its worker in attempt %d: %s", job.id, job.attempt, job.status)
             self._announce(job)
-            self._results.take_back(job.id, job.attempt)
+            self._leftovers.of_attempt(job.id, job.attempt)
 
     def _keep_up(self) -> None:
         while True:
@@ -123,7 +164,7 @@ class Upkeep:
         if job.status is Status.QUEUED:
             self._tickets.send(job.queue)
         if job.is_terminal:
-            self._checkpoints.forget(job.id)
+            self._leftovers.of_checkpoints(job.id)
 
     def _top_up(self) -> None:
         """Tickets are anonymous: a queue needs as many as it has jobs, whichever were lost, or as workers can
@@ -142,11 +183,14 @@ class Upkeep:
             self._missing[queue] = missing - again
 
     def _sweep(self) -> None:
-        """Remove the checkpoints of jobs that were canceled, or deleted, while no worker had them."""
+        """Remove the checkpoints of jobs that were canceled, or deleted, while no worker had them, and those
+        that workers stored after they had lost the job."""
         for job_id in self._checkpoints.job_ids():
             try:
-                over = self._jobs.get(job_id).is_terminal
+                job = self._jobs.get(job_id)
             except NotFound:
-                over = True
-            if over:
-                self._checkpoints.forget(job_id)
+                job = None
+            if job is None or job.is_terminal:
+                self._leftovers.of_checkpoints(job_id)
+            else:
+                self._checkpoints.remove_leftovers(job)

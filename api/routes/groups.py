@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from flask import Response
 
 from api import schemas
@@ -45,7 +47,11 @@ def get_group(call: Call, name: str) -> Response:
 )
 def cancel_group(call: Call, name: str) -> Response:
     _check(name)
-    tell(call, *call.services.jobs.cancel_group(name, tenant=call.tenant))
+    touched = call.services.jobs.cancel_group(name, tenant=call.tenant)
+    tell(call, *touched)
+    if not call.caller.may_read:  # it learns of those jobs that this request canceled
+        counts = Counter(job.shown_status.value for job in touched)
+        return answer({"group": name, "counts": counts}, 202)
     response = _counts(call, name)
     response.status_code = 202
     return response

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from flask import Response
 
 from api import schemas, stream
 from api.operations import Answer, Call, Group
-from api.present import answer
+from api.present import answer, answer_list
 from api.problems import Busy
 from api.submit import retry, submit, submit_all
 from api.waiting import (
@@ -35,6 +36,22 @@ def own_job(call: Call, id: str) -> Job:
     if not is_id("job", id):
         raise NotFound("job", id[:100])
     return call.services.jobs.get(id, tenant=call.tenant)
+
+
+def _as_sent(call: Call, shown: dict[str, Any]) -> dict[str, Any]:
+    """A submitted job for who may see no more than what was sent: without what became of it, which is there
+    where the request was a repeated one, or waited for the end."""
+    if call.caller.may_read:
+        return shown
+    return {**shown, "progress": None, "outputs": [], "result": None, "error": None}
+
+
+def _receipt(call: Call, job: Job) -> dict[str, Any]:
+    """A job that an operation named; for who may not read, that it was done."""
+    shown = present_job(call.services, job)
+    return (
+        shown if call.caller.may_read else {name: shown[name] for name in ("id", "object", "status", "urls")}
+    )
 
 
 @group.operation(
@@ -69,10 +86,12 @@ def submit_job(call: Call) -> Response:
         said["Idempotency-Replayed"] = "true"
     seconds = preferred_wait(given.get("HTTP_PREFER"))
     if not seconds:
-        return answer(present_accepted(call.services, accepted), 202, said)
+        return answer(_as_sent(call, present_accepted(call.services, accepted)), 202, said)
     said["Preference-Applied"] = f"wait={seconds:g}"
+    call.release_body()
     job = until_terminal(call.services, accepted.job, seconds)
-    return answer(present_job(call.services, job), 200 if job.is_terminal else 202, said)
+    shown = _as_sent(call, present_job(call.services, job))
+    return answer(shown, 200 if job.is_terminal else 202, said)
 
 
 @group.operation(
@@ -87,7 +106,7 @@ def submit_jobs(call: Call) -> Response:
     if "Idempotency-Key" in call.request.headers:
         raise InvalidInput.at("", "Idempotency-Key is for single jobs; POST /v1/jobs takes it")
     made = submit_all(call.services, call.tenant, call.body["jobs"])
-    return answer({"jobs": present_jobs(call.services, made)}, 202)
+    return answer_list("jobs", [_as_sent(call, job) for job in present_jobs(call.services, made)], 202)
 
 
 @group.operation(
@@ -115,7 +134,7 @@ def list_jobs(call: Call) -> Response:
         limit=call.query["limit"],
         cursor=call.query.get("cursor"),
     )
-    return answer({"data": present_jobs(call.services, page.items), "next_cursor": page.next_cursor})
+    return answer_list("data", present_jobs(call.services, page.items), next_cursor=page.next_cursor)
 
 
 @group.operation(
@@ -194,14 +213,16 @@ def get_preview(call: Call, id: str) -> Response:
     "/v1/jobs/{id}/cancel",
     summary="Cancel a job",
     scope="submit",
-    answers={202: Answer("A waiting job has ended, a running one stops at its next step.", schemas.JOB)},
+    answers={
+        202: Answer("A waiting job has ended, a running one stops at its next step.", schemas.JOB_OR_RECEIPT)
+    },
 )
 def cancel_job(call: Call, id: str) -> Response:
     if not is_id("job", id):
         raise NotFound("job", id[:100])
     job = call.services.jobs.cancel(id, tenant=call.tenant)
     tell(call, job)
-    return answer(present_job(call.services, job), 202)
+    return answer(_receipt(call, job), 202)
 
 
 @group.operation(
@@ -209,11 +230,11 @@ def cancel_job(call: Call, id: str) -> Response:
     "/v1/jobs/{id}/retry",
     summary="Run an ended job again, as a new one",
     scope="submit",
-    answers={201: Answer("The new job.", schemas.JOB, headers={"Location": "The new job's URL."})},
+    answers={201: Answer("The new job.", schemas.JOB_OR_RECEIPT, headers={"Location": "The new job's URL."})},
 )
 def retry_job(call: Call, id: str) -> Response:
     job = retry(call.services, call.tenant, own_job(call, id).id)
-    return answer(present_job(call.services, job), 201, {"Location": f"/v1/jobs/{job.id}"})
+    return answer(_receipt(call, job), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 
 @group.operation(

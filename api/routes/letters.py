@@ -89,6 +89,7 @@ def list_dead_letters(call: Call) -> Response:
     "/v1/dead-letters/retry",
     summary="Try dead letters again, the oldest first, none of them twice",
     scope="submit",
+    reads=True,
     body={
         "type": "object",
         "description": "Which ones: those that fit and were not tried again yet.",

@@ -33,12 +33,15 @@ def list_webhooks(call: Call, id: str) -> Response:
     "/v1/webhooks/{id}/replay",
     summary="Deliver a webhook again",
     scope="submit",
-    answers={202: Answer("It is sent soon, with the same id and body.", schemas.DELIVERY)},
+    answers={202: Answer("It is sent soon, with the same id and body.", schemas.DELIVERY_OR_RECEIPT)},
 )
 def replay_webhook(call: Call, id: str) -> Response:
     if not is_id("evt", id):
         raise NotFound("webhook event", id[:100])
-    return present.answer(present.delivery(call.services.outbox.replay(id, tenant=call.tenant)), 202)
+    shown = present.delivery(call.services.outbox.replay(id, tenant=call.tenant))
+    if not call.caller.may_read:
+        shown = {name: shown[name] for name in ("id", "object", "status")}
+    return present.answer(shown, 202)
 
 
 @group.operation(

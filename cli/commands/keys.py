@@ -59,9 +59,31 @@ def list_(data: Path | None) -> None:
 @click.argument("key_id")
 @options.data
 def revoke(key_id: str, data: Path | None) -> None:
-    """Let a key hold no more."""
-    _store(data).revoke(key_id)
+    """Let a key hold no more. A server whose last key was revoked answers nobody until one is made."""
+    store = _store(data)
+    store.revoke(key_id)
     click.echo(f"{key_id} holds no more", err=True)
+    if not store.any():
+        click.echo(
+            "it was the last one: make another with: qanvas keys create NAME, or let everybody on this "
+            "machine in with: qanvas keys open",
+            err=True,
+        )
+
+
+@keys.command("open")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options.data
+def open_(yes: bool, data: Path | None) -> None:
+    """Revoke every key and need none any more: whoever reaches a server on loopback is its admin.
+
+    That lasts until the next key is made. A server on another address goes on refusing all without a key.
+    """
+    store = _store(data)
+    if not yes:
+        click.confirm("Every key stops working, and everybody on this machine is admin. Go on?", abort=True)
+    revoked = store.open()
+    click.echo(f"{revoked} keys hold no more; on loopback the server answers without one", err=True)
 
 
 def _store(data: Path | None) -> KeyStore:

@@ -11,11 +11,11 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
+from shared.catalog.judging import MAX_FAULTS, judge
 from shared.catalog.references import with_references
-from shared.catalog.wording import SHOWN, describe, escape, faults
+from shared.catalog.wording import SHOWN, describe, escape
 from shared.errors import FieldError, InvalidInput
 
-MAX_FAULTS = 20  #: reported at once
 MAX_DEPTH = 32  #: of nested lists and objects
 MAX_SEED = 0xFFFF_FFFF
 
@@ -48,7 +48,7 @@ class InputCheck:
         if valid is None:
             raise InvalidInput.at(pointer, "holds a value that JSON does not know, such as a date")
         if not valid:
-            raise InvalidInput(self._faults(given, pointer))
+            raise InvalidInput(judge(self._validator, self._schema, given, pointer))
         complete = {**self._defaults, **given}
         for name in self._shared:
             complete[name] = copy.deepcopy(complete[name])
@@ -61,14 +61,6 @@ class InputCheck:
         if self._seeds is not None and complete.get("seed") is None:
             complete["seed"] = secrets.randbelow(self._seeds)
         return complete
-
-    def _faults(self, given: dict[str, Any], pointer: str) -> list[FieldError]:
-        """One for each place, in the validator's order."""
-        found: dict[str, FieldError] = {}
-        for error in islice(self._validator.iter_errors(given), 10 * MAX_FAULTS):
-            for fault in faults(error, self._schema, pointer):
-                found.setdefault(fault.pointer, fault)
-        return list(found.values())[:MAX_FAULTS]
 
 
 def _ruled_out(schema: Mapping[str, Any]) -> dict[str, list[str]]:

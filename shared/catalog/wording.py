@@ -16,6 +16,8 @@ from shared.errors import FieldError
 SHOWN = 40
 #: unknown fields are named one by one up to this many
 NAMED = 10
+#: names that an unknown one is compared with: each takes as long as the check of a small submission
+_COMPARED = 200
 
 _TYPES = {
     "string": "text",
@@ -39,8 +41,7 @@ def faults(error: ValidationError, schema: Mapping[str, Any], pointer: str) -> I
             yield FieldError(f"{at}/{escape(name)}", f"is required: {wanted}")
         case ValidationErrorKind.AdditionalProperties(unexpected=names):
             for name in names[:NAMED]:
-                detail = f"is not known here{did_you_mean(name, known)}; known are {_listed(known)}"
-                yield FieldError(f"{at}/{escape(_shortened(name))}", detail)
+                yield unknown_name(name, known, at)
         case ValidationErrorKind.FalseSchema():
             yield FieldError(at, f"cannot be given{_beside(error.schema_path)}; leave it out")
         case ValidationErrorKind.OneOfNotValid() | ValidationErrorKind.OneOfMultipleValid() if (
@@ -51,9 +52,15 @@ def faults(error: ValidationError, schema: Mapping[str, Any], pointer: str) -> I
             yield FieldError(at, f"give at least one of {_listed(names)}")
         case ValidationErrorKind.Enum(options=options):
             hint = did_you_mean(error.instance, [option for option in options if isinstance(option, str)])
-            yield FieldError(at, f"must be {describe(parent)}{_given(error.instance)}{hint}")
+            yield FieldError(at, f"must be {describe(parent)}{given(error.instance)}{hint}")
         case _:
-            yield FieldError(at, f"must be {describe(parent)}{_given(error.instance)}")
+            yield FieldError(at, f"must be {describe(parent)}{given(error.instance)}")
+
+
+def unknown_name(name: str, known: Sequence[str], pointer: str) -> FieldError:
+    """The fault of a member of the object at ``pointer`` whose name is none of the ``known``."""
+    detail = f"is not known here{did_you_mean(name, known)}; known are {_listed(known)}"
+    return FieldError(f"{pointer}/{escape(_shortened(name))}", detail)
 
 
 def describe(schema: Mapping[str, Any]) -> str:
@@ -78,10 +85,10 @@ def describe(schema: Mapping[str, Any]) -> str:
 
 
 def did_you_mean(given: object, known: Sequence[str]) -> str:
-    """``; did you mean 'width'?``, or nothing where nothing is near."""
+    """``; did you mean 'width'?``, or nothing where nothing is near among the first ``_COMPARED``."""
     if not isinstance(given, str) or len(given) > SHOWN:
         return ""
-    folded = {name.lower(): name for name in known}
+    folded = {name.lower(): name for name in known[:_COMPARED] if len(name) <= SHOWN}
     near = difflib.get_close_matches(given.lower(), folded, n=1, cutoff=0.5)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
@@ -111,6 +118,7 @@ def _described(kind: str, schema: Mapping[str, Any]) -> str:
             if "items" in schema:
                 words.append(f"each {describe(schema['items'])}")
         case "object":
+            words += _bounds(schema, "minProperties", "maxProperties", " names")
             if names := list(schema.get("properties", ())):
                 words.append(f"with {_listed(names)}")
     return ", ".join(words)
@@ -125,13 +133,15 @@ def _bounds(schema: Mapping[str, Any], low: str, high: str, unit: str = "") -> l
     return [f"at most {most}{unit}"] if most is not None else []
 
 
-def _given(value: object) -> str:
+def given(value: object) -> str:
     """``; got 65``: the value where it is short, else its size."""
     match value:
         case str() if len(value) > SHOWN:
             return f"; got {len(value)} characters"
         case list():
             return f"; got a list of {len(value)}"
+        case dict() if len(value) > NAMED:
+            return f"; got an object of {len(value)} names"
         case dict():
             return "; got an object"
     return f"; got {_shown(value)}"

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shared.compact import to_json
+from shared.compact import to_json, to_json_list
 
 
 def insert(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -22,7 +22,7 @@ def insert(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, 
     dialect = connection.dialect
     statement = _statement(dialect.name, table, tuple(rows[0]))
     if dialect.name == "postgresql":
-        connection.exec_driver_sql(statement, {"rows": to_json(rows)})
+        connection.exec_driver_sql(statement, {"rows": to_json_list(rows)})
     else:
         connection.exec_driver_sql(statement, [_as_text(table, row) for row in rows])
 

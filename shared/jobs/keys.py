@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Row
 
 from shared.database import Database
 from shared.errors import InvalidInput, NotFound
 from shared.ids import new_id
-from shared.jobs.tables import keys
+from shared.jobs.tables import keys, marks
 
 Scope = Literal["submit", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 #: seconds between two notes of when a key was last used: a write for each request would be too many
 _NOTE_EVERY = 60.0
+
+#: the mark of a database in which a key was made
+_KEYED = "keyed"
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -40,6 +44,8 @@ class Key:
 class KeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
+        dialect: Any = postgresql if database.dialect == "postgresql" else sqlite
+        self._insert = dialect.insert
 
     def create(
         self, name: str, *, tenant: str = "default", scopes: Sequence[Scope] = SCOPES
@@ -64,6 +70,8 @@ class KeyStore:
         with self._database.write() as connection:
             row["created_at"] = self._database.now(connection)
             connection.execute(sa.insert(keys), row)
+            note = self._insert(marks).values(name=_KEYED, since=row["created_at"])
+            connection.execute(note.on_conflict_do_nothing())
             made = connection.execute(sa.select(keys).where(keys.c.id == row["id"])).one()
         return _record(made), secret
 
@@ -94,6 +102,23 @@ class KeyStore:
             with self._database.write() as connection:
                 connection.execute(sa.update(keys).where(keys.c.id == row.id).values(last_used_at=now))
         return _record(row)
+
+    def is_keyed(self) -> bool:
+        """Whether a key was ever made, and nobody has opened the server since: then it answers to keys alone,
+        though the last of them was revoked."""
+        with self._database.read() as connection:
+            query = sa.select(marks.c.name).where(marks.c.name == _KEYED)
+            return connection.execute(query).first() is not None
+
+    def open(self) -> int:
+        """Revoke every key and let a server on loopback answer without one, until the next key is made; how
+        many keys held until now."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            holding = sa.update(keys).where(keys.c.revoked_at.is_(None))
+            revoked = connection.execute(holding.values(revoked_at=now)).rowcount
+            connection.execute(sa.delete(marks).where(marks.c.name == _KEYED))
+        return revoked
 
     def any(self) -> bool:
         """Whether there is a key that holds."""

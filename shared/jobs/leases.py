@@ -126,6 +126,21 @@ class Leases:
             ),
         )
 
+    def name_checkpoint(self, worker_id: str, job_id: str, attempt: int, name: str) -> None:
+        """Let this checkpoint be the one that a later attempt goes on from.
+
+        Raises LeaseLost where the attempt is no longer this worker's: then nothing was changed."""
+        mine = (
+            jobs.c.id == job_id,
+            status_in(Status.RUNNING),
+            jobs.c.attempt == attempt,
+            jobs.c.worker == worker_id,
+        )
+        # durable: the checkpoint that this one replaces is removed afterwards
+        with self._database.write() as connection:
+            if not connection.execute(sa.update(jobs).where(*mine).values(checkpoint=name)).rowcount:
+                raise LeaseLost(job_id, attempt)
+
     def finish(self, finishes: Sequence[Finish]) -> list[Job | LeaseLost]:
         """Write how attempts ended, in one transaction; a result for each, in order.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,16 +14,20 @@ from shared.compact import to_json
 from shared.database import Database
 from shared.errors import NotFound
 from shared.ids import new_id
-from shared.jobs import inserting, present
+from shared.jobs import inserting, present, receivers
+from shared.jobs.receivers import Receiver, Shares
 from shared.jobs.records import Job, Webhook
 from shared.jobs.tables import deliveries, delivery_dead, delivery_pending, webhook_secrets
+from shared.outward.addresses import destination
 from shared.webhooks import EVENTS, TRY_FOR, new_secret, wait_after
 
 State = Literal["pending", "delivered", "dead"]
 
 #: seconds after which a try whose sender died is made again: longer than any try may take
 LEASE = 60.0
-#: deliveries to one host that are put off together when it does not answer
+#: characters of what went wrong with a try that are kept
+_MOST_SAID = 500
+#: deliveries of a tenant to one host that are put off together when it does not answer
 _PUT_OFF = 1000
 
 
@@ -72,7 +75,7 @@ def _row(job: Job, webhook: Webhook, event: str, now: float) -> dict[str, Any]:
         "job_id": job.id,
         "type": event,
         "url": webhook.url,
-        "host": urlsplit(webhook.url).netloc.lower()[:255],
+        "host": destination(webhook.url),
         "secret": webhook.secret,
         "body": to_json(body),
         "status": "pending",
@@ -94,21 +97,16 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, limit: int, busy: Mapping[str, int], per_host: int) -> list[Delivery]:
-        """Take up to ``limit`` that are due, those that waited longest first, and for one host at most
-        ``per_host`` together with the ``busy`` ones. Each is the caller's for ``LEASE`` seconds."""
-        full = [host for host, tries in busy.items() if tries >= per_host]
-        due = sa.select(deliveries).where(delivery_pending, deliveries.c.next_at <= sa.bindparam("now"))
-        due = due.where(deliveries.c.host.not_in(full)) if full else due
-        due = due.order_by(deliveries.c.next_at, deliveries.c.id).limit(limit)
+    def claim(self, limit: int, busy: Mapping[Receiver, int], shares: Shares) -> list[Delivery]:
+        """Take up to ``limit`` that are due, beside the ``busy`` ones, as ``receivers`` says. Each is the
+        caller's for ``LEASE`` seconds."""
         with self._database.read() as connection:  # most looks find nothing: they shall hold nobody up
-            if connection.execute(due.limit(1), {"now": self._database.now(connection)}).first() is None:
+            if not receivers.choose(connection, self._database.now(connection), limit, busy, shares):
                 return []
-        if self._database.dialect == "postgresql":
-            due = due.with_for_update(skip_locked=True)
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            chosen = _spread(connection.execute(due, {"now": now}).all(), busy, per_host)
+            lock = self._database.is_server
+            chosen = receivers.choose(connection, now, limit, busy, shares, lock=lock)
             if not chosen:
                 return []
             taken = (
@@ -129,8 +127,8 @@ class Outbox:
 
         def values(now: float) -> dict[str, Any]:
             if now + wait > delivery.give_up_at:
-                return {**_ended("dead", now), "last_error": error}
-            return {"next_at": now + wait, "last_error": error}
+                return {**_ended("dead", now), "last_error": error[:_MOST_SAID]}
+            return {"next_at": now + wait, "last_error": error[:_MOST_SAID]}
 
         self._settle(delivery, values, status)
 
@@ -149,11 +147,13 @@ class Outbox:
             )
             connection.execute(sa.update(deliveries).where(*mine).values(last_status=status, **values(now)))
 
-    def put_off(self, host: str, seconds: float) -> None:
-        """Let what is due for a host that does not answer wait as well: one try told what all would find."""
+    def put_off(self, tenant: str, host: str, seconds: float) -> None:
+        """Let what else of a tenant is due for a host that does not answer wait too: one try told what all
+        would find. Another tenant's deliveries to that host find out by themselves: they may go elsewhere."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            due = (deliveries.c.host == host, delivery_pending, deliveries.c.next_at <= now)
+            receiver = (deliveries.c.tenant == tenant, deliveries.c.host == host)
+            due = (*receiver, delivery_pending, deliveries.c.next_at <= now)
             waits = self._free(*due, limit=_PUT_OFF)
             connection.execute(sa.update(deliveries).where(waits).values(next_at=now + seconds))
 
@@ -224,16 +224,6 @@ class Outbox:
             row = {"tenant": tenant, "secret": new_secret(), "created_at": self._database.now(connection)}
             connection.execute(dialect.insert(webhook_secrets).values(row).on_conflict_do_nothing())
             return str(connection.execute(query).scalar_one())
-
-
-def _spread(rows: Collection[Row[Any]], busy: Mapping[str, int], per_host: int) -> list[str]:
-    """The ids of those that fit under the limit of their host."""
-    tries, chosen = dict(busy), []
-    for row in rows:
-        if tries.get(row.host, 0) < per_host:
-            tries[row.host] = tries.get(row.host, 0) + 1
-            chosen.append(row.id)
-    return chosen
 
 
 def _ended(status: State, now: float) -> dict[str, Any]:

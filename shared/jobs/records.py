@@ -128,6 +128,8 @@ class Job:
     #: the job that tries this one again, the last one where there are several
     retried_as: str | None = None
     webhook: Webhook | None = None
+    #: the folder of its last checkpoint, as ``Checkpoints`` names them; None where the row names none
+    checkpoint: str | None = None
     outputs: tuple[Output, ...] = ()
 
     @property
@@ -260,7 +262,7 @@ class Worker:
     pace: Mapping[str, float] = field(default_factory=dict)
     #: what its kiln computed since it started: ``forwards``, of these ``shared``, their ``rows``, …
     forwards: Mapping[str, int] = field(default_factory=dict)
-    #: why it takes no jobs, for whoever looks after it; None while all is well
+    #: why it takes no jobs now, for operators; None where it takes them
     trouble: str | None = None
     started_at: float = 0.0
     last_seen: float = 0.0

@@ -47,6 +47,8 @@ jobs = sa.Table(
     sa.Column("lease_until", sa.Double),
     sa.Column("cancel_requested_at", sa.Double),
     sa.Column("progress", _Json),
+    # which folder below ``checkpoints/ID/`` a later attempt goes on from; null where there is none
+    sa.Column("checkpoint", sa.String(64)),
     sa.Column("result", _Json),
     sa.Column("error", _Json),
     sa.Column("traceback", sa.Text),
@@ -250,14 +252,17 @@ deliveries = sa.Table(
     sa.Column("ended_at", sa.Double),
 )
 delivery_pending = deliveries.c.status == sa.literal_column("'pending'")
+# of ``receivers``; with one over the time alone a planner would walk through one tenant's to find another's
 sa.Index(
-    "ix_deliveries_due",
+    "ix_deliveries_tenant",
+    deliveries.c.tenant,
     deliveries.c.next_at,
     sqlite_where=delivery_pending,
     postgresql_where=delivery_pending,
 )
 sa.Index(
-    "ix_deliveries_host",
+    "ix_deliveries_receiver",
+    deliveries.c.tenant,
     deliveries.c.host,
     deliveries.c.next_at,
     sqlite_where=delivery_pending,
@@ -305,7 +310,6 @@ workers = sa.Table(
     sa.Column("memory", _Json, nullable=False),
     sa.Column("pace", _Json),
     sa.Column("forwards", _Json, nullable=False, server_default="{}"),
-    # why it takes no jobs; null while all is well
     sa.Column("trouble", sa.Text),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("last_seen", sa.Double, nullable=False),
@@ -322,6 +326,14 @@ keys = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("last_used_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+)
+
+#: facts about the whole database that hold once they were noted
+marks = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("name", _Name, primary_key=True),
+    sa.Column("since", sa.Double, nullable=False),
 )
 
 # Of the limits, what is null is as the settings say; 0 is no limit.

@@ -211,7 +211,7 @@ def _implied(transition: Transition, now: object) -> dict[str, Any]:
     if transition.target is Status.SCHEDULED:
         implied |= {"worker": None}
     if transition.target in TERMINAL:
-        implied |= {"finished_at": now}
+        implied |= {"finished_at": now, "checkpoint": None}
     return implied
 
 
@@ -269,6 +269,7 @@ def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
         started_at=row.started_at,
         finished_at=row.finished_at,
         webhook=webhook(row.webhook),
+        checkpoint=row.checkpoint,
         outputs=tuple(named),
     )
 

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 import httpx
 
 from shared.errors import Refused
+from shared.outward.hosts import is_name
 
 #: characters of a URL
 MOST = 2048
@@ -52,11 +53,12 @@ def check_url(text: str, *, allow_private: bool) -> httpx.URL:
         raise Refused(f"this is no URL: {error}") from None
     if url.scheme not in ("http", "https"):
         raise Refused("the URL must begin with http:// or https://")
-    if url.userinfo:
+    if url.userinfo or "@" in _authority_of(text):
         raise Refused("the URL must not hold a user or a password")
     if not host:
         raise Refused("the URL names no host")
-    if "%" in host:  # what httpx makes of spaces and the like, and how a network interface is named
+    # httpx lets all sorts of characters pass; "%" is also how a network interface is named
+    if (url.netloc[:1] != b"[" and not is_name(url.raw_host.decode())) or "%" in host:
         raise Refused("the URL's host has characters that no name or address has")
     if url.port is not None and not 0 < url.port < 65536:
         raise Refused("the URL's port must be 1 to 65535")
@@ -65,6 +67,18 @@ def check_url(text: str, *, allow_private: bool) -> httpx.URL:
     elif not allow_private and (host == "localhost" or host.endswith((".localhost", ".localhost."))):
         raise Refused(f"{host} is this machine itself, which a URL must not name")
     return url
+
+
+def _authority_of(text: str) -> str:
+    """What stands between ``//`` and the path, as it was written."""
+    return re.split(r"[/?#\\]", text.partition("//")[2], maxsplit=1)[0]
+
+
+def destination(text: str) -> str:
+    """Host and port of a checked URL, the same however they are spelled; at most 255 characters."""
+    url = httpx.URL(text)
+    host = url.host.lower().rstrip(".")
+    return (host if url.port is None else f"{host}:{url.port}")[:255]
 
 
 def literal(host: str) -> Address | None:

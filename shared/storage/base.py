@@ -17,6 +17,16 @@ class StoredObject:
     sha256: str
 
 
+#: what ``check_writable`` stores, and how many bytes of it
+_PROBE, _PROBE_BYTES = "probe/room", 1 << 18
+
+
+def check_writable(storage: Storage) -> None:
+    """Store a small file and remove it. Raises Unavailable where the storage is away, full or read-only."""
+    storage.write(_PROBE, bytes(_PROBE_BYTES))
+    storage.delete(_PROBE)
+
+
 class Storage(Protocol):
     """Bytes under keys such as ``outputs/job_…/1/0.png``.
 
@@ -56,3 +66,8 @@ class Storage(Protocol):
     def fetch_folder(self, prefix: str, into: Path) -> Path:
         """A local folder with everything below ``prefix``, for reading only: ``into``, or the storage's own
         folder where it is local. Raises NotFound when nothing is stored there."""
+
+    def copy_folder(self, prefix: str, into: Path) -> None:
+        """Make the folder ``into`` with everything below ``prefix``; what happens to the stored files
+        afterwards does not change it. Its files are for reading only. Raises NotFound when nothing is stored
+        there, or when it is being deleted; OSError where ``into`` cannot be written."""

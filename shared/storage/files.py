@@ -46,10 +46,12 @@ class FileStorage:
         return StoredObject(key, size, digest)
 
     def open(self, key: str) -> BinaryIO:
-        return self._existing(key).open("rb")
+        with _translated(self.root, reading=True):
+            return self._existing(key).open("rb")
 
     def size(self, key: str) -> int:
-        return self._existing(key).stat().st_size
+        with _translated(self.root, reading=True):
+            return self._existing(key).stat().st_size
 
     def delete(self, key: str) -> None:
         path = self.root / check_key(key)
@@ -89,28 +91,53 @@ class FileStorage:
                 yield path.relative_to(self.root).as_posix()
 
     def local_path(self, key: str) -> Path:
-        return self._existing(key)
+        with _translated(self.root, reading=True):
+            return self._existing(key)
 
     def signed_url(self, key: str, seconds: int) -> None:
         return None
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
         folder = self.root / check_prefix(prefix)
-        if not folder.is_dir():
-            raise NotFound("stored folder", prefix)
+        with _translated(self.root, reading=True):
+            if not folder.is_dir():
+                self._check_there()
+                raise NotFound("stored folder", prefix)
         return folder
+
+    def copy_folder(self, prefix: str, into: Path) -> None:
+        folder = self.fetch_folder(prefix, into)
+        try:
+            for path in folder.rglob("*"):
+                target = into / path.relative_to(folder)
+                if path.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _link_or_copy(path, target)
+        except FileNotFoundError:  # somebody deletes it at this moment, or the storage went away
+            self._check_there()
+            raise NotFound("stored folder", prefix) from None
 
     def _existing(self, key: str) -> Path:
         path = self.root / check_key(key)
         if not path.is_file():
+            self._check_there()
             raise NotFound("stored file", key)
         return path
+
+    def _check_there(self) -> None:
+        """Raises Unavailable where the whole storage is gone: a file system that is not mounted now."""
+        if not self._incoming.is_dir():
+            raise Unavailable(
+                "the storage is away", f"{self.root} lacks its folder {RESERVED}; mount the storage again"
+            )
 
     def _move(self, unfinished: Path, target: Path) -> None:
         """Rename into place; then the rename itself is made to survive a crash."""
         while True:
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(target.parent)
                 unfinished.rename(target)
             except FileNotFoundError:
                 if not unfinished.exists():
@@ -119,6 +146,13 @@ class FileStorage:
             # Journals keep order: with this entry, the folders that were made for it are on the disk too.
             _sync_folder(target.parent)
             return
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it, but never the root: where a file system was unmounted, files
+        would come to lie below its mount point, out of sight once it is mounted again."""
+        if folder != self.root and not folder.is_dir():
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
 
     def _prune(self, folder: Path) -> None:
         """Remove folders that a delete left empty, upwards, ending below the root."""
@@ -167,14 +201,26 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Stored files are replaced and never written again, so that a second name for one keeps its content."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated(path: Path, *, reading: bool = False) -> Iterator[None]:
     """The file system's errors in our words."""
     try:
         yield
     except OSError as error:
-        raise Unavailable(
-            "the storage cannot be written",
+        detail = (
             f"{path}: {error.strerror or error}; "
-            "check its free space and permissions, or set QANVAS_STORAGE_URL to another place",
-        ) from error
+            "check its free space and permissions, or set QANVAS_STORAGE_URL to another place"
+        )
+        if reading:
+            raise Unavailable("the storage cannot be read", detail) from error
+        raise Unavailable("the storage cannot be written", detail) from error

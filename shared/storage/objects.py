@@ -43,7 +43,9 @@ class ObjectStorage:
             read_timeout=60,
             retries={"mode": "standard", "max_attempts": 3},
         )
-        self._exceptions: Any = importlib.import_module("botocore.exceptions")
+        raised = importlib.import_module("botocore.exceptions")
+        self._refusal: Any = raised.ClientError
+        self._failures: Any = (raised.BotoCoreError, boto3.exceptions.Boto3Error)
         self._client: Any = boto3.session.Session().client(
             "s3", endpoint_url=endpoint, region_name=region, config=config
         )
@@ -139,6 +141,9 @@ class ObjectStorage:
             shutil.rmtree(partial, ignore_errors=True)
         return into
 
+    def copy_folder(self, prefix: str, into: Path) -> None:
+        self.fetch_folder(prefix, into)
+
     def _keys(self, folder: str) -> Iterator[str]:
         return (key for key, _ in self._objects(folder))
 
@@ -157,7 +162,7 @@ class ObjectStorage:
         """boto's errors in our words."""
         try:
             yield
-        except (self._exceptions.ClientError, self._exceptions.BotoCoreError) as error:
+        except (self._refusal, *self._failures) as error:
             code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
             if code in ("404", "NoSuchKey", "NotFound"):
                 raise NotFound("stored file", key) from None

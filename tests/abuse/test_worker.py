@@ -20,8 +20,10 @@ import pytest
 from shared.errors import JobError
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.states import Status
+from tests.engines.training import Here
 from tests.worker.conftest import Shop, shop
-from worker.pictures import FORMATS, open_picture
+from worker.inputs.pictures import open_picture
+from worker.media.pictures import FORMATS
 
 __all__ = ["shop"]
 
@@ -65,9 +67,13 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def opened(path: Path) -> PIL.Image.Image:
+    return open_picture(Here(path.parent / "decoded"), path, "image")
+
+
 def outcome(path: Path) -> str:
     try:
-        return open_picture(path, "image").mode
+        return opened(path).mode
     except JobError as error:
         return error.type
 
@@ -90,7 +96,7 @@ def test_a_picture_that_says_it_is_huge_is_refused_by_its_header(
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(*size))
     with pytest.raises(JobError, match="image: ") as refused:
-        open_picture(path, "image")
+        opened(path)
     assert refused.value.type == "invalid-input"
 
 

@@ -94,6 +94,56 @@ def test_what_is_another_tenants_is_not_there(hand: Hand, api: Api, services: Se
     assert api.get(output, headers=mine).status_code == 200
 
 
+#: what is no ``Host``, though something in it is a name of this machine
+NO_HOSTS = [
+    "",
+    " ",
+    ",",
+    "a,b",
+    "localhost,localhost",
+    "localhost, evil.example",
+    "[",
+    "[]",
+    "[::1",
+    "::1",
+    "[::1]evil",
+    "[::1%25lo]",
+    "[localhost]",
+    "127.0.0.1@evil",
+    "evil@localhost",
+    "@localhost",
+    "localhost/.evil",
+    "localhost\\.evil",
+    "localhost?evil",
+    "localhost#evil",
+    "localhost evil",
+    "localhost:http",
+    "localhost:80:80",
+    "localhost:99999",
+    "http://localhost",
+    "localhost%2eevil",
+    "local..host",
+    "-localhost",
+    "localhost\u00e9",
+]
+
+
+@pytest.mark.parametrize("host", NO_HOSTS)
+def test_what_is_no_host_is_refused_whoever_asks(api: Api, services: Services, host: str) -> None:
+    for headers in ({}, key(services)):
+        for path in ("/v1/jobs", "/healthz", "/nothing"):
+            answer = api.get(path, headers={**headers, "Host": host})
+            assert (answer.status_code, "Host" in answer.json["detail"]) == (400, True), answer.text
+
+
+@pytest.mark.parametrize(
+    "name", ["Content-Type", "If-None-Match", "Range", "Prefer", "Origin", "Host", "Idempotency-Key"]
+)
+def test_a_header_that_is_taken_apart_may_not_be_long(api: Api, services: Services, name: str) -> None:
+    answer = api.get("/v1/jobs", headers=key(services) | {name: '"x", ' * 1000})
+    assert answer.status_code == 431 and name in answer.json["detail"]
+
+
 class TestOnLoopback:
     @pytest.fixture
     def app(self, settings: Settings) -> Any:
@@ -111,12 +161,29 @@ class TestOnLoopback:
         assert api.get("/v1/jobs", headers={"Authorization": "Bearer qk_wrong"}).status_code == 401
 
     @pytest.mark.parametrize(
-        "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "", "a,b", "[", "127.0.0.1@evil"]
+        "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "localhost.evil", "[2001:db8::1]:80"]
     )
     def test_a_rebound_name_is_refused(self, api: Api, host: str) -> None:
         assert api.get("/v1/jobs", headers={"Host": host}).status_code == 403
 
-    @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example"])
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "https://evil.example",
+            "null",
+            "",
+            "localhost",
+            "http://localhost.evil.example",
+            "http://evil@localhost",
+            "http://localhost/.evil",
+            "http://localhost:80/",
+            "http://localhost\\.evil",
+            "http://localhost#evil",
+            "http://localhost http://evil.example",
+            "ftp://localhost",
+            "//localhost",
+        ],
+    )
     def test_another_pages_request_is_refused(self, api: Api, origin: str) -> None:
         body = {"model": "fake", "input": {"prompt": "x"}}
         assert api.post("/v1/jobs", body, headers={"Origin": origin}).status_code == 403
@@ -150,5 +217,26 @@ class TestOnLoopback:
 
     def test_once_there_is_a_key_it_is_needed(self, api: Api, services: Services) -> None:
         headers = key(services)
+        assert api.get("/v1/jobs").status_code == 401
+        assert api.get("/v1/jobs", headers=headers).status_code == 200
+
+    def test_revoking_the_last_key_opens_nothing(self, api: Api, services: Services) -> None:
+        made, _ = services.keys.create("only")
+        services.is_keyed.forget()
+        services.keys.revoke(made.id)
+        services.is_keyed.forget()
+        assert api.get("/v1/jobs").status_code == api.get("/metrics").status_code == 401
+        assert services.keys.open() == 0
+        services.is_keyed.forget()
+        assert api.get("/v1/jobs").status_code == 200
+
+    def test_opening_a_server_revokes_what_keys_there_are(self, api: Api, services: Services) -> None:
+        headers = key(services)
+        assert services.keys.open() == 1
+        services.is_keyed.forget()
+        assert api.get("/v1/jobs").status_code == 200
+        assert api.get("/v1/jobs", headers=headers).status_code == 401
+        headers = key(services)
+        services.is_keyed.forget()
         assert api.get("/v1/jobs").status_code == 401
         assert api.get("/v1/jobs", headers=headers).status_code == 200

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from api.services import Services
 from shared.jobs.records import Worker
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, faults, png
+from tests.servers import Valkey
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -87,7 +91,7 @@ def test_a_healthy_server_says_so(api: Api) -> None:
     assert api.get("/readyz").json == {"status": "ready"}
 
 
-def test_a_server_without_redis_is_not_ready_and_takes_jobs(
+def test_a_server_without_redis_is_degraded_and_takes_jobs(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.queue._TIMEOUT", 0.5)  # for which it is waited in the end
@@ -95,13 +99,56 @@ def test_a_server_without_redis_is_not_ready_and_takes_jobs(
     api = Api(app)
     assert api.get("/healthz").status_code == 200
     answer = api.get("/readyz")
-    assert answer.status_code == 503 and answer.headers["Retry-After"] and "Redis" in answer.json["detail"]
+    assert answer.status_code == 200
+    assert answer.json["status"] == "degraded" and "Redis does not answer" in answer.json["degraded"][0]
     job = api.submit()
     assert api.get(job["urls"]["self"]).json["status"] == "queued"
     assert api.get(f"{job['urls']['self']}/preview").status_code == 503
     assert api.post(job["urls"]["cancel"]).status_code == 202
     assert api.delete(job["urls"]["self"]).status_code == 204
     app.extensions["qanvas"].close()
+
+
+def test_a_server_whose_redis_takes_no_writes_is_degraded(settings: Settings, tmp_path: Path) -> None:
+    replica = Valkey(tmp_path).start()
+    try:
+        replica.command("REPLICAOF", "127.0.0.1", "1")
+        app = create_app(settings.with_(redis_url=replica.url))
+        api = Api(app)
+        answer = api.get("/readyz")
+        assert answer.status_code == 200 and answer.json["status"] == "degraded"
+        assert answer.json["degraded"] == ["Redis takes no writes; the server's log says why"]
+        api.submit()
+        app.extensions["qanvas"].close()
+    finally:
+        replica.stop()
+
+
+def test_a_server_whose_storage_takes_no_files_is_not_ready(api: Api, settings: Settings) -> None:
+    storage = settings.data / "storage"
+    away = storage.rename(storage.with_name("away"))
+    answer = api.get("/readyz")
+    assert answer.status_code == 503 and answer.headers["Retry-After"]
+    assert answer.json["detail"] == "the storage cannot be written; the server's log says why"
+    given = {"prompt": "x", "image": "data:image/png;base64," + base64.b64encode(png()).decode()}
+    refused = api.post("/v1/jobs", {"model": "starter-image", "task": "image-to-image", "input": given})
+    assert refused.status_code == 503 and refused.headers["Retry-After"]
+    away.rename(storage)
+
+
+def test_a_storage_that_hangs_holds_up_no_look_at_the_server(
+    api: Api, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = threading.Event()
+    monkeypatch.setattr("api.readiness._PATIENCE", 0.1)
+    monkeypatch.setattr(services.storage, "write", lambda *_: hanging.wait(60))
+    for _ in range(3):
+        answer = api.get("/readyz")
+        assert answer.status_code == 503 and answer.json["detail"] == "the storage does not answer in time"
+    asked = [thread for thread in threading.enumerate() if thread.name == "readiness"]
+    assert len(asked) == 1, "each look began another one"
+    hanging.set()
+    asked[0].join(60)
 
 
 def test_a_server_without_its_database_says_when_to_come_back_and_not_where_it_is(

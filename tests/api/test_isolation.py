@@ -261,3 +261,54 @@ def test_a_key_without_the_scope_is_refused_by_every_operation(
     answer = api.call(operation.method, path, headers=key("ann", *others))
     assert answer.status_code == 403, answer.text
     assert repr(operation.scope) in answer.json["detail"]
+
+
+#: operations that a key may call which may submit and not read
+_SUBMITTING = [operation for operation in operations() if operation.scope == "submit"]
+
+
+@pytest.mark.parametrize("operation", _SUBMITTING, ids=lambda operation: operation.id)
+def test_a_key_that_may_not_read_sees_no_more_than_it_sent(
+    operation: Operation,
+    theirs: Possessions,
+    api: Api,
+    key: Callable[..., dict[str, str]],
+) -> None:
+    """Every operation for submitters, on jobs that another key of the same tenant sent."""
+    blind = key("ann", "submit")
+    ended, running = theirs.jobs
+    if "{id}" in operation.path or "{name}" in operation.path:
+        path = theirs.by_path(operation.path)
+        if operation.id == "cancel_job":
+            path = path.replace(ended, running)
+        answer = api.call(operation.method, path, headers=blind)
+        assert answer.status_code < 300, answer.text
+    elif operation.id == "upload_file":
+        form = {"file": (io.BytesIO(b"mine"), "mine.txt")}
+        answer = api.call(operation.method, operation.path, data=form, headers=blind)
+        assert answer.status_code == 201
+    elif operation.id in ("submit_job", "submit_jobs", "get_webhook_secret"):
+        return  # the tests below look at them
+    else:
+        answer = api.call(operation.method, operation.path, json={}, headers=blind)
+        assert answer.status_code == 403 and "'read' as well" in answer.json["detail"]
+    if operation.id != "upload_file":
+        for told in ("prompt", "input", "example.com", "sha256", "outputs", "metadata"):
+            assert told not in answer.text, answer.text
+
+
+def test_a_key_that_may_not_read_learns_nothing_by_repeating_a_request_or_waiting(
+    hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    blind, reader = key("ann", "submit"), key("ann", "submit", "read")
+    body = {"model": "fake", "input": {"prompt": "mine"}}
+    first = api.post("/v1/jobs", body, headers=reader | {"Idempotency-Key": "a"}).json
+    hand.succeed(hand.claim(), png(), result={"text": "secret"})
+    for headers in (blind, blind | {"Prefer": "wait=1"}):
+        again = api.post("/v1/jobs", body, headers=headers | {"Idempotency-Key": "a"}).json
+        assert (again["id"], again["input"]["prompt"]) == (first["id"], "mine")
+        assert (again["outputs"], again["result"], again["error"]) == ([], None, None)
+    told = api.post("/v1/jobs", body, headers=reader | {"Idempotency-Key": "a"}).json
+    assert told["result"] == {"text": "secret"} and told["outputs"]
+    made = api.post("/v1/jobs/bulk", {"jobs": [body]}, headers=blind).json["jobs"]
+    assert made[0]["input"]["prompt"] == "mine"

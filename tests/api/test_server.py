@@ -193,6 +193,25 @@ def test_a_hostile_body_is_malformed(server: Server, body: bytes) -> None:
     assert answer.status_code == 400, answer.text
 
 
+@pytest.mark.parametrize("path", [b"/healthz", b"/v1/jobs", b"/nothing"])
+def test_a_request_has_exactly_one_host(server: Server, path: bytes) -> None:
+    for lines in (
+        b"",
+        b"Host: localhost\r\nHost: localhost\r\n",
+        b"Host: localhost\r\nHost: evil.example\r\n",
+        b"Host: evil@localhost\r\n",
+        b"Host: localhost/.evil\r\n",
+        b"Host:\r\n",
+    ):
+        answer = server.raw(b"GET " + path + b" HTTP/1.1\r\n" + lines + b"Connection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400"), (lines, answer)
+
+
+def test_a_health_check_of_http_1_0_needs_no_host(server: Server) -> None:
+    assert b" 200 " in server.raw(b"GET /healthz HTTP/1.0\r\n\r\n").partition(b"\r\n")[0]
+    assert b" 403 " in server.raw(b"GET /v1/jobs HTTP/1.0\r\n\r\n").partition(b"\r\n")[0]
+
+
 def test_a_head_of_a_megabyte_is_refused_and_the_server_goes_on(server: Server) -> None:
     """By 431 or by closing the connection, which is what the HTTP library does where it has read enough."""
     headers = {

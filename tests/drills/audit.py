@@ -37,7 +37,7 @@ class Findings:
     stuck: list[str] = field(default_factory=list)
     #: an attempt that nobody counted, or a job that ran before what it waits for
     unproven: list[str] = field(default_factory=list)
-    #: files that no row names
+    #: files that no row names, and checkpoints, which no job that has ended needs
     orphaned: list[str] = field(default_factory=list)
     #: webhooks that never came, or that do not verify, and streams that did not end with ``done``
     untold: list[str] = field(default_factory=list)
@@ -89,7 +89,8 @@ def audit(settings: Settings, orders: Sequence[Order], acknowledged: Mapping[str
             if made[order.key] != 1 or len(acknowledged[order.key]) != 1:
                 found.doubled.append(f"{order.key}: {made[order.key]} jobs, {acknowledged[order.key]}")
         keys = {output.key for output in outputs}
-        found.orphaned += [key for key in storage.list("outputs") if key not in keys]
+        for folder in ("outputs", "models", "checkpoints"):
+            found.orphaned += [key for key in storage.list(folder) if key not in keys]
     finally:
         database.dispose()
     return found

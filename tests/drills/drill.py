@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from standardwebhooks import Webhook as Verifier
@@ -14,7 +14,7 @@ from standardwebhooks import WebhookVerificationError
 from shared.database import Database
 from tests.drills.audit import Findings, audit, unfinished
 from tests.drills.clients import Clients
-from tests.drills.faults import inject
+from tests.drills.faults import impossible, inject
 from tests.drills.orders import SECRET, Order, orders
 from tests.drills.stage import Stage, stage
 from tests.receivers import Answer, Receiver, Request, receiving
@@ -35,6 +35,8 @@ class Report:
     odd: tuple[str, ...]
     seconds: float
     found: Findings
+    #: faults that could not be made, and why
+    without: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> str:
@@ -50,7 +52,8 @@ class Report:
             f"attempts miscounted, or jobs out of turn {len(found.unproven)}; "
             f"files orphaned {len(found.orphaned)}, streams and webhooks missing {len(found.untold)}"
         )
-        return "\n".join([head, *found.all(), *self.odd])
+        without = [f"without {name}: {reason}" for name, reason in self.without.items()]
+        return "\n".join([head, *without, *found.all(), *self.odd])
 
 
 def drill(folder: Path, dialect: str, *, seed: int, jobs: int, seconds: float) -> Report:
@@ -76,6 +79,7 @@ def drill(folder: Path, dialect: str, *, seed: int, jobs: int, seconds: float) -
             odd=(*clients.odd, *up.broken_off()),
             seconds=time.monotonic() - began,
             found=found,
+            without=impossible(up),
         )
 
 

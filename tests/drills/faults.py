@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 import httpx
+import psutil
 
-from tests.drills.stage import Stage, kill
+from tests.drills.stage import LEASE, UPKEEP, Stage, kill
 
 #: seconds between two faults
 _PAUSE = (0.7, 2.0)
@@ -81,9 +82,45 @@ def _order(stage: Stage, body: dict[str, object]) -> None:
     raise AssertionError("nobody took the order for a fault")
 
 
+def _stop_workers(stage: Stage, dice: random.Random) -> None:
+    """SIGSTOP to a worker and all it started, until others have its jobs; then it goes on."""
+    family = dice.choice(stage.workers).family()
+    for process in family:
+        process.suspend()
+    time.sleep(LEASE + UPKEEP + dice.uniform(0.5, 3.0))
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def _fill_disk(stage: Stage, dice: random.Random) -> None:
+    """No room for outputs, for scratch files, and on SQLite for the database."""
+    assert stage.disk is not None
+    stage.disk.fill()
+    time.sleep(dice.uniform(0.5, 3.0))
+    stage.disk.empty()
+
+
+def _take_storage_away(stage: Stage, dice: random.Random) -> None:
+    """As when its file system is unmounted for a while."""
+    stage.wait_until_started()
+    away = stage.storage.rename(stage.storage.with_name("away"))
+    time.sleep(dice.uniform(0.5, 3.0))
+    away.rename(stage.storage)
+
+
+def _forbid_writes(stage: Stage, dice: random.Random) -> None:
+    """As behind the name of a PostgreSQL that has become a standby, at times for longer than a lease."""
+    assert stage.postgres is not None
+    stage.postgres.read_only(True)
+    time.sleep(dice.uniform(0.5, 2 * LEASE))
+    stage.postgres.read_only(False)
+
+
 FAULTS: Mapping[str, Callable[[Stage, random.Random], None]] = {
     "workers killed": _kill_worker,
     "workers drained": _drain_worker,
+    "workers stopped": _stop_workers,
     "API killed": _kill_api,
     "Valkey killed": _restart_valkey,
     "Valkey flushed": _flush_valkey,
@@ -91,7 +128,22 @@ FAULTS: Mapping[str, Callable[[Stage, random.Random], None]] = {
     "PostgreSQL killed": _restart_postgres,
     "device poisoned": _poison_device,
     "load hangs": _hang_load,
+    "database read-only": _forbid_writes,
+    "disk full": _fill_disk,
+    "storage away": _take_storage_away,
 }
+#: how often a fault is in the pack, where not once: what a PostgreSQL forgets is what would hurt most
+_TIMES = {"PostgreSQL killed": 2}
+
+
+def impossible(stage: Stage) -> dict[str, str]:
+    """The faults that cannot be made here, and why."""
+    without = {}
+    if stage.postgres is None:
+        without |= dict.fromkeys(("PostgreSQL killed", "database read-only"), "SQLite is no server")
+    if stage.disk is None:
+        without["disk full"] = "no small disk can be mounted"
+    return without
 
 
 def inject(stage: Stage, seed: int, seconds: float) -> Counter[str]:
@@ -116,9 +168,7 @@ def inject(stage: Stage, seed: int, seconds: float) -> Counter[str]:
 
 
 def _shuffled(stage: Stage, dice: random.Random) -> list[str]:
-    """A PostgreSQL is killed twice as often: what it forgets is what would hurt most."""
-    pack = [name for name in FAULTS if name != "PostgreSQL killed"]
-    if stage.postgres is not None:
-        pack += 2 * ["PostgreSQL killed"]
+    without = impossible(stage)
+    pack = [name for name in FAULTS if name not in without for _ in range(_TIMES.get(name, 1))]
     dice.shuffle(pack)
     return pack

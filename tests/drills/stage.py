@@ -16,10 +16,13 @@ import sqlalchemy as sa
 from shared.database import Database
 from shared.exits import START_AGAIN
 from shared.settings import Settings
+from tests.disks import Disk, mountable, small_disk
 from tests.servers import Postgres, Qanvas, Valkey, free_port, wait_until
 
 #: seconds, short, so that what dies is soon missed
 LEASE, UPKEEP, DRAIN, BACKOFF, STALL = 2.0, 0.5, 2.0, 0.5, 4.0
+#: the small disk's folder, and its size: more than a drill stores
+DISK, _MEGABYTES = "disk", 256
 
 
 @dataclass
@@ -30,9 +33,16 @@ class Stage:
     settings: Settings
     valkey: Valkey
     postgres: Postgres | None
+    #: of everything but the servers; None where none can be mounted
+    disk: Disk | None
     api: Qanvas | None = None
     workers: list[Qanvas] = field(default_factory=list)
     started: list[Qanvas] = field(default_factory=list)
+
+    @property
+    def storage(self) -> Path:
+        """The folder of what is stored."""
+        return self.settings.data / "storage"
 
     @property
     def url(self) -> str:
@@ -52,14 +62,25 @@ class Stage:
     def wait_until_ready(self) -> None:
         """The API answers, and every worker has said that it is ready."""
 
-        def answers() -> bool:
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
-            return False
-
-        wait_until(answers, 120, what="the API")
+        wait_until(self._api_answers, 120, what="the API")
         for worker in self.workers:
             worker.wait_for_line("ready", 120)
+
+    def wait_until_started(self) -> None:
+        """What was started has started, or is dead by now: while the storage is away, whoever starts would
+        make a new one in its place, as a service that does not wait for its file systems does."""
+
+        def started() -> bool:
+            return self._api_answers() and all(
+                worker.process.poll() is not None or "ready" in worker.output() for worker in self.workers
+            )
+
+        wait_until(started, 120, what="what was started")
+
+    def _api_answers(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        return False
 
     def revive(self) -> Counter[str]:
         """Start again what has ended by itself, as a service manager would; how many workers crashed, by jobs
@@ -93,11 +114,27 @@ def stage(folder: Path, dialect: str, *, workers: int = 3, lease: float = LEASE)
     """Everything up, over an empty database; nothing is left afterwards."""
     for name in ("valkey", "postgres"):
         (folder / name).mkdir(parents=True)
+    with _small_disk(folder) as disk:
+        yield from _up(folder, dialect, workers, lease, disk)
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Disk | None]:
+    if mountable(folder) is not None:
+        (folder / DISK).mkdir()
+        yield None
+    else:
+        with small_disk(folder / DISK, _MEGABYTES) as disk:
+            yield disk
+
+
+def _up(folder: Path, dialect: str, workers: int, lease: float, disk: Disk | None) -> Iterator[Stage]:
     valkey = Valkey(folder / "valkey").start()
     postgres = Postgres(folder / "postgres").start() if dialect == "postgresql" else None
-    url = f"sqlite:///{folder / 'qanvas.db'}" if postgres is None else postgres.create()
+    on_disk = folder / DISK
+    url = f"sqlite:///{on_disk / 'qanvas.db'}" if postgres is None else postgres.create()
     environment = {
-        "QANVAS_DATA": str(folder / "data"),
+        "QANVAS_DATA": str(on_disk / "data"),
         "QANVAS_DATABASE_URL": url,
         "QANVAS_REDIS_URL": valkey.url,
         "QANVAS_PORT": str(free_port()),
@@ -111,7 +148,7 @@ def stage(folder: Path, dialect: str, *, workers: int = 3, lease: float = LEASE)
         "QANVAS_STALL_SECONDS": str(STALL),
         "QANVAS_RETRY_BASE_SECONDS": str(BACKOFF),
     }
-    found = Stage(folder, Settings.from_env(environment), valkey, postgres)
+    found = Stage(folder, Settings.from_env(environment), valkey, postgres, disk)
     try:
         database = Database(url)
         database.migrate()

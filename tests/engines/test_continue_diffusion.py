@@ -20,6 +20,7 @@ from shared.catalog.check import InputCheck
 from shared.errors import InvalidInput
 from tests.engines.contexts import Recorder
 from tests.engines.test_train_diffusion import one_thread, squares, weights, work
+from tests.engines.training import train
 from worker.engines.base import Image, Result, Stopped, StopReason, Work
 from worker.engines.training.diffusion import DiffusionTrainer
 
@@ -37,7 +38,7 @@ SHAPE: dict[str, Any] = {"size": 32, "text_layers": 2, "tokens": 6, "channels": 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Result:
     folder = tmp_path_factory.mktemp("base")
-    return DiffusionTrainer().run(None, work(squares(folder), **SHAPE), Recorder(folder))
+    return train(DiffusionTrainer(), work(squares(folder), **SHAPE), Recorder(folder))
 
 
 def folder_of(result: Result) -> Path:
@@ -65,7 +66,7 @@ def pixels(folder: Path) -> NDArray[np.float32]:
 
 def test_a_training_that_learns_nothing_draws_what_its_base_draws(tmp_path: Path, base: Result) -> None:
     given = more(tmp_path, folder_of(base), learning_rate=STANDSTILL)
-    result = DiffusionTrainer().run(None, given, Recorder(tmp_path))
+    result = train(DiffusionTrainer(), given, Recorder(tmp_path))
     assert np.array_equal(pixels(folder_of(result)), pixels(folder_of(base)))
 
 
@@ -73,7 +74,7 @@ def test_the_denoiser_and_the_text_encoder_learn_and_the_rest_is_the_bases_own(
     tmp_path: Path, base: Result
 ) -> None:
     context = Recorder(tmp_path)
-    result = DiffusionTrainer().run(None, more(tmp_path, folder_of(base)), context)
+    result = train(DiffusionTrainer(), more(tmp_path, folder_of(base)), context)
     before, after = weights(base), weights(result)
     assert before.keys() == after.keys()
     learned = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -88,7 +89,7 @@ def test_the_denoiser_and_the_text_encoder_learn_and_the_rest_is_the_bases_own(
 
 
 def test_the_model_takes_what_its_base_takes_and_says_what_it_was(tmp_path: Path, base: Result) -> None:
-    result = DiffusionTrainer().run(None, more(tmp_path, folder_of(base)), Recorder(tmp_path))
+    result = train(DiffusionTrainer(), more(tmp_path, folder_of(base)), Recorder(tmp_path))
     assert base.model is not None and result.model is not None
     assert result.model.input_schema == base.model.input_schema
     assert result.model.also == base.model.also
@@ -102,13 +103,13 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint_and_needs_no_ba
     tmp_path: Path, base: Result
 ) -> None:
     whole = Recorder(tmp_path / "whole")
-    expected = weights(DiffusionTrainer().run(None, more(tmp_path, folder_of(base)), whole))
+    expected = weights(train(DiffusionTrainer(), more(tmp_path, folder_of(base)), whole))
     at = [i for i, progress in enumerate(whole.progress, 1) if progress.stage == "denoiser"][1]
     first = Recorder(tmp_path / "first", stop_at=at, reason=StopReason.DRAINING)
     with pytest.raises(Stopped):
-        DiffusionTrainer().run(None, more(tmp_path, folder_of(base)), first)
+        train(DiffusionTrainer(), more(tmp_path, folder_of(base)), first)
     second = Recorder(tmp_path / "second", resume=first.latest)
-    result = DiffusionTrainer().run(None, more(tmp_path, tmp_path / "gone"), second)
+    result = train(DiffusionTrainer(), more(tmp_path, tmp_path / "gone"), second)
     assert [p.step for p in second.progress if p.stage == "denoiser"] == [3, 4]
     found = weights(result)
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
@@ -166,6 +167,6 @@ def test_what_the_trainer_did_not_write_so_is_refused_before_any_step(
     damage(copy)
     context = Recorder(tmp_path)
     with pytest.raises(InvalidInput, match=f"^/input/base_model: first .*{said}.*; give a model") as raised:
-        DiffusionTrainer().run(None, more(tmp_path, copy), context)
+        train(DiffusionTrainer(), more(tmp_path, copy), context)
     assert str(tmp_path) not in str(raised.value)
-    assert [progress.stage for progress in context.progress] == ["dataset"]
+    assert {progress.stage for progress in context.progress} <= {"dataset"}

@@ -201,3 +201,47 @@ def test_the_starter_writes_entries_that_end_by_themselves(tmp_path: Path) -> No
     assert said["finish_reason"] == "stop"
     again = generate(loaded, Recorder(tmp_path), prompt="A river is", seed=1)
     assert len(again["text"].split()) > 3
+
+
+class NeverEncodes:
+    """A tokenizer that must not be asked."""
+
+    chat_template = "{{ messages }}"
+
+    def __call__(self, *_: object, **__: object) -> None:
+        raise AssertionError("the text was encoded")
+
+    apply_chat_template = __call__
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer"),
+    [
+        ({"prompt": "word " * 205}, "/input/prompt"),
+        ({"messages": [{"role": "user", "content": "word " * 100}] * 3}, "/input/messages"),
+    ],
+)
+def test_text_that_no_context_can_hold_is_refused_before_it_is_rendered_or_encoded(
+    given: dict[str, Any], pointer: str
+) -> None:
+    known: Any = NeverEncodes()
+    with pytest.raises(
+        InvalidInput, match="at most 63 tokens, and never more than 1024 characters"
+    ) as caught:
+        read_prompt(known, given, 64)
+    assert caught.value.errors[0].pointer == pointer
+
+
+def test_the_largest_conversation_that_the_api_takes_holds_nobody_up(loaded: Loaded, tmp_path: Path) -> None:
+    """24 MB of UTF-8: encoded, they kept the engine thread busy for most of a minute."""
+    messages = [{"role": "user", "content": "\u20ac" * 32_768}] * 256
+    context = Recorder(tmp_path)
+    with pytest.raises(InvalidInput, match="/input/messages: has 8388608 characters"):
+        generate(loaded, context, messages=messages)
+    assert not context.progress
+
+
+def test_a_model_without_a_limit_reads_a_bounded_prompt_all_the_same() -> None:
+    known: Any = NeverEncodes()
+    with pytest.raises(InvalidInput, match="never more than 1048576 characters"):
+        read_prompt(known, {"messages": [{"role": "user", "content": "x" * 2**20}] * 2})

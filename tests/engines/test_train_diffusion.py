@@ -23,11 +23,11 @@ from shared.catalog import schemas
 from shared.catalog.check import InputCheck
 from shared.errors import InvalidInput, JobError
 from tests.engines.contexts import Recorder
+from tests.engines.training import read_pictures, train
 from worker.engines.base import File, Image, Result, Stopped, StopReason, Work
-from worker.engines.training import dataset as reading
 from worker.engines.training.common import Budget, Keeper, Loop
-from worker.engines.training.dataset import read_pictures
 from worker.engines.training.diffusion import DiffusionTrainer
+from worker.media import datasets as reading
 
 TINY: dict[str, Any] = {
     "size": 16,
@@ -100,14 +100,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Result]:
     folder = tmp_path_factory.mktemp("whole")
     context = Recorder(folder)
     given = work(squares(folder), prompts=["red square", "blue square"])
-    return context, DiffusionTrainer().run(None, given, context)
+    return context, train(DiffusionTrainer(), given, context)
 
 
 def again(folder: Path, **how: Any) -> tuple[Recorder, Result]:
     """The same training, stopped or resumed as ``how`` says."""
     context = Recorder(folder, **how)
     given = work(squares(folder), prompts=["red square", "blue square"])
-    return context, DiffusionTrainer().run(None, given, context)
+    return context, train(DiffusionTrainer(), given, context)
 
 
 def boundary(whole: tuple[Recorder, Result], stage: str, nth: int) -> int:
@@ -148,7 +148,7 @@ def test_a_training_resumed_after_a_drain_ends_with_the_same_weights(
 ) -> None:
     first = Recorder(tmp_path, stop_at=boundary(whole, stage, 2), reason=StopReason.DRAINING)
     with pytest.raises(Stopped):
-        DiffusionTrainer().run(None, work(squares(tmp_path), prompts=["red square", "blue square"]), first)
+        train(DiffusionTrainer(), work(squares(tmp_path), prompts=["red square", "blue square"]), first)
     assert first.latest is not None
     second, resumed = again(tmp_path / "again", resume=first.latest)
     assert min(p.step for p in second.progress if p.stage == stage) == 3
@@ -164,7 +164,7 @@ def test_cancel_ends_a_training_at_the_next_step(
     at = boundary(whole, stage, 1)
     stopped = Recorder(tmp_path, stop_at=at)
     with pytest.raises(Stopped):
-        DiffusionTrainer().run(None, work(squares(tmp_path), prompts=["red square", "blue square"]), stopped)
+        train(DiffusionTrainer(), work(squares(tmp_path), prompts=["red square", "blue square"]), stopped)
     assert len(stopped.progress) == at
 
 
@@ -190,7 +190,11 @@ def test_pictures_are_cut_to_a_square_on_white(tmp_path: Path) -> None:
         archive.writestr("x/metadata.jsonl", '{"file_name": "a.png", "text": "nothing", "weight": 2}\n\n')
     pictures = read_pictures(path, 16)
     assert pictures.captions == (("nothing",),) and pictures.weights.tolist() == [2.0]
-    assert pictures.pixels.shape == (1, 3, 16, 16) and (pictures.pixels == 255).all()
+    assert (
+        pictures.places.tolist() == [0]
+        and pictures.pixels.shape == (1, 3, 16, 16)
+        and (pictures.pixels == 255).all()
+    )
 
 
 GOOD = {"a.png": square((1, 2, 3))}

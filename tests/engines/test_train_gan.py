@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from shared.errors import InvalidInput
 from tests.engines.contexts import Recorder
+from tests.engines.training import train
 from worker.engines.base import File, Result, Stopped, StopReason, Work
 from worker.engines.gan import GanEngine, read_generator
 from worker.engines.training.augment import augment
@@ -65,7 +66,7 @@ def weights(result: Result) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_a_tiny_gan_learns_what_a_label_means(tmp_path: Path) -> None:
-    result = GanTrainer().run(None, work(archive(tmp_path), 150), Recorder(tmp_path))
+    result = train(GanTrainer(), work(archive(tmp_path), 150), Recorder(tmp_path))
     assert result.value == {"steps": 150, "seconds": result.value and result.value["seconds"], "pictures": 16}
     assert result.model is not None
     assert result.model.input_schema["properties"]["label"]["enum"] == ["blue", "red"]
@@ -81,7 +82,7 @@ def test_a_tiny_gan_learns_what_a_label_means(tmp_path: Path) -> None:
 
 
 def test_the_strip_shows_the_training_from_its_first_step(tmp_path: Path) -> None:
-    result = GanTrainer().run(None, work(archive(tmp_path), 10), Recorder(tmp_path))
+    result = train(GanTrainer(), work(archive(tmp_path), 10), Recorder(tmp_path))
     strip, packed = result.outputs
     assert isinstance(strip, File)
     assert isinstance(packed, File)
@@ -97,14 +98,14 @@ def test_the_strip_shows_the_training_from_its_first_step(tmp_path: Path) -> Non
 @pytest.mark.parametrize("loss", ["logistic", "hinge"])
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path, loss: str) -> None:
     dataset = archive(tmp_path)
-    whole = GanTrainer().run(None, work(dataset, 14, loss=loss), Recorder(tmp_path / "whole"))
+    whole = train(GanTrainer(), work(dataset, 14, loss=loss), Recorder(tmp_path / "whole"))
 
     first = Recorder(tmp_path / "first", stop_at=8, reason=StopReason.DRAINING)
     with pytest.raises(Stopped):
-        GanTrainer().run(None, work(dataset, 14, loss=loss), first)
+        train(GanTrainer(), work(dataset, 14, loss=loss), first)
     assert first.latest is not None
     second = Recorder(tmp_path / "second", resume=first.latest)
-    resumed = GanTrainer().run(None, work(dataset, 14, loss=loss), second)
+    resumed = train(GanTrainer(), work(dataset, 14, loss=loss), second)
 
     assert len([p for p in second.progress if p.stage == "train"]) == 14 - first.progress[-1].step
     expected, got = weights(whole), weights(resumed)
@@ -116,13 +117,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path, loss:
 def test_a_canceled_run_stops_at_once_and_keeps_nothing(tmp_path: Path) -> None:
     context = Recorder(tmp_path, stop_at=4, reason=StopReason.CANCELED)
     with pytest.raises(Stopped):
-        GanTrainer().run(None, work(archive(tmp_path), 500), context)
+        train(GanTrainer(), work(archive(tmp_path), 500), context)
     assert context.progress[-1].step == 3
     assert context.latest is None
 
 
 def test_pictures_without_labels_make_a_model_without_labels(tmp_path: Path) -> None:
-    result = GanTrainer().run(None, work(archive(tmp_path, [None] * 8), 2), Recorder(tmp_path))
+    result = train(GanTrainer(), work(archive(tmp_path, [None] * 8), 2), Recorder(tmp_path))
     assert result.model is not None
     assert "label" not in result.model.input_schema["properties"]
     assert read_generator(result.model.folder).shape.labels == ()
@@ -130,14 +131,14 @@ def test_pictures_without_labels_make_a_model_without_labels(tmp_path: Path) -> 
 
 def test_half_labelled_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="line 2 has no label"):
-        GanTrainer().run(None, work(archive(tmp_path, ["red", None, "blue"]), 2), Recorder(tmp_path))
+        train(GanTrainer(), work(archive(tmp_path, ["red", None, "blue"]), 2), Recorder(tmp_path))
 
 
 def test_a_dataset_that_is_no_archive_says_how_to_make_one(tmp_path: Path) -> None:
     broken = tmp_path / "broken.zip"
     broken.write_bytes(b"not a zip")
     with pytest.raises(InvalidInput, match="zip -r") as caught:
-        GanTrainer().run(None, work(broken, 2), Recorder(tmp_path))
+        train(GanTrainer(), work(broken, 2), Recorder(tmp_path))
     assert caught.value.errors[0].pointer == "/input/dataset"
 
 

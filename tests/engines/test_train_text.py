@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from shared.catalog.models import Builtin, Model
 from shared.errors import InvalidInput
 from tests.engines.contexts import Recorder
+from tests.engines.training import train
 from worker.engines.base import Device, File, Result, Stopped, StopReason, Work
 from worker.engines.text import TextEngine
-from worker.engines.training.text import TextTrainer, read_documents
+from worker.engines.training.text import TextTrainer
+from worker.media.corpora import documents
 
 DOCUMENTS = [
     f"User: What is a {thing}?\nAssistant: A {thing} is a {kind} of {colour} colour."
@@ -58,7 +60,7 @@ def weights(result: Result) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_tiny_model_learns_its_corpus_and_answers(tmp_path: Path) -> None:
     context = Recorder(tmp_path)
-    result = TextTrainer().run(None, work(corpus(tmp_path), 120), context)
+    result = train(TextTrainer(), work(corpus(tmp_path), 120), context)
     assert result.value is not None
     assert result.value["steps"] == 120
     assert result.value["loss"] < 2
@@ -87,7 +89,7 @@ def test_a_tiny_model_learns_its_corpus_and_answers(tmp_path: Path) -> None:
 
 
 def test_the_model_also_comes_as_one_zip(tmp_path: Path) -> None:
-    result = TextTrainer().run(None, work(corpus(tmp_path), 1), Recorder(tmp_path))
+    result = train(TextTrainer(), work(corpus(tmp_path), 1), Recorder(tmp_path))
     (archive,) = result.outputs
     assert isinstance(archive, File)
     assert archive.media_type == "application/zip"
@@ -97,14 +99,14 @@ def test_the_model_also_comes_as_one_zip(tmp_path: Path) -> None:
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
     dataset = corpus(tmp_path)
-    whole = TextTrainer().run(None, work(dataset, 12), Recorder(tmp_path / "whole"))
+    whole = train(TextTrainer(), work(dataset, 12), Recorder(tmp_path / "whole"))
 
     first = Recorder(tmp_path / "first", stop_at=6, reason=StopReason.DRAINING)
     with pytest.raises(Stopped):
-        TextTrainer().run(None, work(dataset, 12), first)
+        train(TextTrainer(), work(dataset, 12), first)
     assert first.latest is not None
     second = Recorder(tmp_path / "second", resume=first.latest)
-    resumed = TextTrainer().run(None, work(dataset, 12), second)
+    resumed = train(TextTrainer(), work(dataset, 12), second)
 
     assert len([p for p in second.progress if p.stage == "train"]) == 12 - first.progress[-1].step
     expected, got = weights(whole), weights(resumed)
@@ -114,15 +116,15 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> No
 def test_a_canceled_run_stops_at_once_and_keeps_nothing(tmp_path: Path) -> None:
     context = Recorder(tmp_path, stop_at=4, reason=StopReason.CANCELED)
     with pytest.raises(Stopped):
-        TextTrainer().run(None, work(corpus(tmp_path), 500), context)
+        train(TextTrainer(), work(corpus(tmp_path), 500), context)
     assert context.progress[-1].step == 3
     assert context.latest is None
 
 
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     dataset = corpus(tmp_path)
-    one = weights(TextTrainer().run(None, work(dataset, 1), Recorder(tmp_path / "1")))
-    other = weights(TextTrainer().run(None, work(dataset, 1, seed=4), Recorder(tmp_path / "2")))
+    one = weights(train(TextTrainer(), work(dataset, 1), Recorder(tmp_path / "1")))
+    other = weights(train(TextTrainer(), work(dataset, 1, seed=4), Recorder(tmp_path / "2")))
     assert any(not one[name].equal(other[name]) for name in one)
 
 
@@ -133,11 +135,12 @@ def test_a_corpus_that_cannot_be_used_says_why(tmp_path: Path, content: bytes, s
     dataset = tmp_path / "corpus.txt"
     dataset.write_bytes(content)
     with pytest.raises(InvalidInput, match=says) as caught:
-        TextTrainer().run(None, work(dataset, 1), Recorder(tmp_path))
+        train(TextTrainer(), work(dataset, 1), Recorder(tmp_path))
     assert caught.value.errors[0].pointer == "/input/dataset"
 
 
 def test_documents_are_parted_by_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "corpus.txt"
     path.write_bytes("one\r\nline\r\n\r\n\n\ntwo — zwei\n".encode())
-    assert read_documents(path) == ["one\nline", "two — zwei"]
+    with path.open("rb") as file:
+        assert list(documents(file)) == ["one\nline", "two — zwei"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from shared.database import Database
 from shared.errors import InvalidInput, NotFound
 from shared.jobs.leases import Leases
 from shared.jobs.outbox import Delivery, Outbox
+from shared.jobs.receivers import Receiver, Shares
 from shared.jobs.records import Failed, Finish, Job, Succeeded, Webhook
 from shared.jobs.store import JobStore
 from shared.jobs.tables import deliveries
@@ -48,8 +51,10 @@ def make_due(database: Database, **values: Any) -> None:
         connection.execute(sa.update(deliveries).values(next_at=0, **values))
 
 
-def claim(outbox: Outbox, limit: int = 10, **busy: int) -> list[Delivery]:
-    return outbox.claim(limit, busy, per_host=4)
+def claim(
+    outbox: Outbox, limit: int = 10, busy: Mapping[Receiver, int] | None = None, per_tenant: int = 12
+) -> list[Delivery]:
+    return outbox.claim(limit, busy or {}, Shares(per_host=4, per_tenant=per_tenant))
 
 
 def test_a_job_without_a_webhook_writes_nothing(store: JobStore, leases: Leases, outbox: Outbox) -> None:
@@ -176,7 +181,7 @@ def test_one_host_gets_no_more_than_its_share(store: JobStore, outbox: Outbox, d
     store.cancel(alive.id)
     taken = claim(outbox, 16)
     assert [one.host for one in taken] == ["dead.example.com"] * 4 + ["alive.example.com"]
-    assert claim(outbox, 16, **{"dead.example.com": 4}) == []
+    assert claim(outbox, 16, {("default", "dead.example.com"): 4}) == []
 
 
 def test_a_host_that_does_not_answer_is_asked_once_and_not_by_every_delivery(
@@ -187,9 +192,65 @@ def test_a_host_that_does_not_answer_is_asked_once_and_not_by_every_delivery(
         store.cancel(job.id)
     [first] = claim(outbox, 1)
     outbox.failed(first, "no answer in time")
-    outbox.put_off(first.host, 30)
+    outbox.put_off(first.tenant, first.host, 30)
     assert claim(outbox) == []
     assert all(outbox.of_job(job.id, limit=1)[0].status == "pending" for job in jobs)
+
+
+def test_what_one_tenant_puts_off_is_not_put_off_for_another(store: JobStore, outbox: Outbox) -> None:
+    """Both name one host, which answers only what is another tenant's."""
+    for tenant in ("ann", "bob"):
+        for _ in range(3):
+            store.cancel(heard(store, tenant=tenant).id)
+    [first] = claim(outbox, 1)
+    outbox.failed(first, "no answer in time")
+    outbox.put_off(first.tenant, first.host, 30)
+    taken = claim(outbox, 10)
+    assert len(taken) == 3 and {one.tenant for one in taken} == {"ann", "bob"} - {first.tenant}
+
+
+def test_a_flood_of_one_tenant_does_not_delay_anothers(store: JobStore, outbox: Outbox) -> None:
+    for number in range(40):
+        store.cancel(heard(store, tenant="flood", url=f"https://{number}.example.com/").id)
+    for tenant in ("ann", "bob"):
+        for _ in range(2):
+            store.cancel(heard(store, tenant=tenant).id)
+    taken = Counter(one.tenant for one in claim(outbox, 6))
+    assert taken == {"flood": 2, "ann": 2, "bob": 2}
+
+
+def test_one_tenant_leaves_senders_to_others_who_come_later(store: JobStore, outbox: Outbox) -> None:
+    for number in range(40):
+        store.cancel(heard(store, tenant="flood", url=f"https://{number}.example.com/").id)
+    busy = Counter((one.tenant, one.host) for one in claim(outbox, 16))
+    assert busy.total() == 12 and claim(outbox, 4, busy) == []
+    store.cancel(heard(store, tenant="ann").id)
+    assert [one.tenant for one in claim(outbox, 4, busy)] == ["ann"]
+
+
+def test_a_host_is_the_same_however_it_is_spelled(store: JobStore, outbox: Outbox) -> None:
+    spelled = ("example.com", "EXAMPLE.com.", "example.com:443")
+    for host in spelled:
+        for _ in range(3):
+            store.cancel(heard(store, url=f"https://{host}/hook").id)
+    assert [one.host for one in claim(outbox, 16)] == ["example.com"] * 4
+
+
+def test_looking_for_what_is_due_reads_no_more_than_there_are_tenants(
+    store: JobStore, outbox: Outbox, database: Database
+) -> None:
+    store.cancel(heard(store, tenant="ann").id)
+    with database.write() as connection:
+        row = dict(connection.execute(sa.select(deliveries)).one()._mapping)
+        many = [row | {"id": f"evt_{number}", "tenant": "flood", "next_at": number} for number in range(3000)]
+        connection.execute(sa.insert(deliveries), many)
+    analyze(database)
+    with sent(database) as statements:
+        assert {one.tenant for one in claim(outbox, 4)} == {"ann", "flood"}
+    looks = [plan(database, one) for one in statements if one[0].lstrip().startswith(("WITH", "SELECT"))]
+    assert looks and all(look.rows <= 100 for look in looks), looks
+    if database.dialect == "sqlite":
+        assert all("ix_deliveries_" in look.text and "SCAN deliveries\n" not in look.text for look in looks)
 
 
 def test_a_replay_delivers_again_under_the_same_id(store: JobStore, outbox: Outbox) -> None:

@@ -71,7 +71,13 @@ class Bench:
         self._numbers = itertools.count()
 
     def submit(
-        self, body: Body, *, model: str = "m", background: bool = False, timeout: float | None = None
+        self,
+        body: Body,
+        *,
+        model: str = "m",
+        background: bool = False,
+        timeout: float | None = None,
+        resume: Path | None = None,
     ) -> Firing:
         job_id = f"job-{next(self._numbers)}"
         self.engine.bodies[job_id] = body
@@ -86,6 +92,7 @@ class Bench:
             scratch=self.folder / job_id,
             background=background,
             timeout=timeout,
+            resume=resume,
         )
         return self.kiln.submit(order, self.ears)
 
@@ -372,3 +379,37 @@ def test_job_threads_are_used_again(bench: Bench) -> None:
     for _ in range(5):
         bench.submit(body).wait()
     assert len(names) == 1
+
+
+def test_a_job_whose_checkpoint_cannot_be_read_is_computed_from_the_start(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: list[Path | None] = []
+
+    def body(work: Work, context: Context) -> Result:
+        context.boundary()
+        given.append(context.resume)
+        if context.resume is not None:
+            (context.resume / "lost").read_text()
+        context.boundary()
+        return Result(value={"done": True})
+
+    assert bench.submit(body, resume=tmp_path).wait().result == Result(value={"done": True})
+    assert given == [tmp_path, None]
+    assert "the checkpoint of job-0 cannot be read, it starts anew: FileNotFoundError" in caplog.text
+
+
+@pytest.mark.parametrize("error", [JobError("bad step"), OutOfMemory("out of memory")])
+def test_a_job_that_fails_after_its_checkpoint_was_read_is_not_computed_twice(
+    bench: Bench, tmp_path: Path, error: JobError
+) -> None:
+    runs: list[Path | None] = []
+
+    def body(work: Work, context: Context) -> Result:
+        runs.append(context.resume)
+        if not isinstance(error, OutOfMemory):  # which may be met while the checkpoint is read
+            context.boundary()
+        raise error
+
+    assert error_of(bench.submit(body, resume=tmp_path).wait()) is error
+    assert runs == [tmp_path]

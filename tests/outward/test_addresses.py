@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Refused
-from shared.outward.addresses import MOST, check_url, is_public
+from shared.outward.addresses import MOST, check_url, destination, is_public
+from shared.outward.hosts import authority
 
 PRIVATE = [
     "127.0.0.1",
@@ -136,3 +137,45 @@ def test_an_ipv4_address_inside_an_ipv6_address_is_judged_like_itself(address: o
     number = int(inner)
     for outer in (number | 0xFFFF << 32, number | 0x64FF9B << 96, number << 80 | 0x2002 << 112):
         assert is_public(ip_address(outer.to_bytes(16))) == is_public(inner)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://@example.org/",
+        "http://:@example.org/",
+        "http://evil.example\\@example.org/",
+        "http://example.org\\.evil/",
+        "http://exa mple.org/",
+        "http://example.org%2eevil/",
+        "http://a,b/",
+        "http://a..b/",
+        "http://!$&'()*+,;=/",
+        "http://[::1%25lo]/",
+        f"http://{'a' * 64}.org/",
+        f"http://{'a.' * 130}org/",
+    ],
+)
+def test_a_host_that_is_none_is_refused_however_it_is_dressed_up(url: str) -> None:
+    with pytest.raises(Refused):
+        check_url(url, allow_private=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://Example.ORG./x", "example.org"),
+        ("https://example.org:443/", "example.org"),
+        ("https://example.org:8443/", "example.org:8443"),
+        ("http://[2606:4700::1111]/", "2606:4700::1111"),
+    ],
+)
+def test_a_destination_is_the_same_however_it_is_spelled(url: str, same: str) -> None:
+    assert destination(url) == same
+
+
+@given(st.text(max_size=40))
+def test_no_text_is_both_a_host_and_more_than_a_host(text: str) -> None:
+    found = authority(text)
+    if found is not None:
+        assert not set(text) & set("@/\\?#%, \t\r\n") and text.isascii()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -79,3 +81,68 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         storage.write("a/b", b"")
     assert unwritten.value.public == "the storage cannot be written; the server's log says why"
     assert list((tmp_path / "storage" / ".incoming").iterdir()) == []
+
+
+def test_a_storage_that_is_not_mounted_now_is_away_and_its_files_are_not_taken_for_deleted(
+    tmp_path: Path,
+) -> None:
+    storage = FileStorage(tmp_path / "storage")
+    storage.write("files/file_1", b"abc")
+    storage.write("models/job_1/config.json", b"{}")
+    away = storage.root.rename(tmp_path / "away")
+    for act in (
+        lambda: storage.open("files/file_1"),
+        lambda: storage.size("files/file_1"),
+        lambda: storage.local_path("files/file_1"),
+        lambda: storage.fetch_folder("models/job_1", tmp_path / "into"),
+        lambda: storage.copy_folder("models/job_1", tmp_path / "into"),
+    ):
+        with pytest.raises(Unavailable, match="the storage is away"):
+            act()
+    storage.root.mkdir()  # the empty folder that another file system is mounted upon
+    with pytest.raises(Unavailable):
+        storage.open("files/file_1")
+    with pytest.raises(Unavailable):
+        storage.write("files/file_2", b"x")
+    assert list(storage.root.iterdir()) == []
+    storage.root.rmdir()
+    away.rename(storage.root)
+    assert storage.local_path("files/file_1").read_bytes() == b"abc"
+
+
+def test_a_storage_that_goes_away_in_the_middle_of_a_write_is_not_begun_anew_in_its_place(
+    tmp_path: Path,
+) -> None:
+    storage = FileStorage(tmp_path / "storage")
+
+    class Leaving(io.BytesIO):
+        """The file system is unmounted while its bytes are read."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            if storage.root.exists():
+                storage.root.rename(tmp_path / "away")
+            return super().read(size)
+
+    with pytest.raises(Unavailable):
+        storage.write("outputs/job_1/1/0.png", Leaving(b"picture"))
+    assert not storage.root.exists()
+
+
+def test_a_copied_folder_keeps_its_content_whatever_becomes_of_the_stored_one(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "storage")
+    storage.write("checkpoints/job_1/1/a/state", b"1")
+    storage.copy_folder("checkpoints/job_1/1/a", tmp_path / "copy")
+    storage.write("checkpoints/job_1/1/a/state", b"another")
+    storage.delete_prefix("checkpoints/job_1")
+    assert (tmp_path / "copy" / "state").read_bytes() == b"1"
+
+
+def test_a_folder_on_another_file_system_is_copied(tmp_path: Path) -> None:
+    elsewhere = Path("/dev/shm")  # another file system, where there is one
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no second file system")
+    storage = FileStorage(tmp_path / "storage")
+    storage.write("checkpoints/job_1/1/a/state", b"1")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as folder:
+        storage.copy_folder("checkpoints/job_1/1/a", Path(folder) / "copy")
+        assert (Path(folder) / "copy" / "state").read_bytes() == b"1"

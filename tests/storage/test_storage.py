@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotFound
-from shared.storage import Storage, objects
+from shared.storage import Storage, check_writable, objects
 
 
 def read(storage: Storage, key: str) -> bytes:
@@ -161,6 +161,21 @@ def test_a_folder_is_fetched_whole(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         storage.fetch_folder("models/job_2", tmp_path / "cache" / "job_2")
     assert not (tmp_path / "cache" / "job_2").exists()
+
+
+def test_a_copied_folder_is_the_callers_own(storage: Storage, tmp_path: Path) -> None:
+    storage.write("checkpoints/job_1/1/a/state.json", b"{}")
+    storage.write("checkpoints/job_1/1/a/unet/weights", b"weights")
+    storage.copy_folder("checkpoints/job_1/1/a", tmp_path / "copy")
+    found = {p.relative_to(tmp_path).as_posix() for p in (tmp_path / "copy").rglob("*") if p.is_file()}
+    assert found == {"copy/state.json", "copy/unet/weights"}
+    with pytest.raises(NotFound):
+        storage.copy_folder("checkpoints/job_1/2", tmp_path / "none")
+
+
+def test_a_storage_that_can_be_written_keeps_nothing_of_the_look(storage: Storage) -> None:
+    check_writable(storage)
+    assert list(storage.list("probe")) == []
 
 
 OUTSIDE = ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", ".", "a/./b", "a\\..\\b", "a\0b", "a\nb"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def held(shop: Shop) -> Held:
     """A job that a worker runs."""
     shop.draw()
     [job] = shop.leases.claim("wrk_1", "default")
-    return Held(job, shop.events, begin=lambda job_id: None)
+    return Held(job, shop.events, begin=lambda job_id, attempt: None)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_job_canceled_while_its_model_is_fetched_ends_at_once_and_the_others_g
     shop: Shop, held: Held, tmp_path: Path
 ) -> None:
     shop.draw()
-    other = Held(shop.leases.claim("wrk_1", "default")[0], shop.events, begin=lambda job_id: None)
+    other = Held(shop.leases.claim("wrk_1", "default")[0], shop.events, begin=lambda job_id, attempt: None)
     fetch = SlowFetch(tmp_path)
     fetches = Fetches(fetch)
     told: list[Progress] = []
@@ -153,3 +153,19 @@ def test_a_fetch_that_failed_is_tried_again(shop: Shop, held: Held) -> None:
     for _ in range(2):
         with pytest.raises(OSError, match="no room"):
             fetches.folder("m", MODEL, lambda progress: None, held.wait)
+
+
+def test_a_job_that_waited_for_one_thing_hears_of_a_stop_while_it_waits_for_the_next(held: Held) -> None:
+    there: Future[int] = Future()
+    there.set_result(1)
+    assert held.wait(there) == 1
+    never: Future[int] = Future()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(held.wait, never)
+        assert not wait([waiting], 0.2).done
+        held.stop(StopReason.CANCELED)
+        try:
+            with pytest.raises(Stopped):
+                waiting.result(30)
+        finally:
+            never.cancel()  # or the pool would wait for ever

@@ -20,7 +20,7 @@ from shared.outward import Limits, Outward
 from shared.webhooks import ENDINGS, new_secret
 from tests.jobs.factory import submit
 from tests.receivers import Answer, Request, receiving
-from tests.servers import free_port, wait_until
+from tests.servers import Postgres, free_port, wait_until
 from tests.worker.conftest import Shop
 from worker.deliver import SENDERS, Deliverer
 
@@ -168,3 +168,36 @@ def test_what_a_worker_was_killed_over_another_delivers(shop: Shop) -> None:
         ended.set()
         event = Verifier(secret).verify(request.body, dict(request.headers))
         assert event["data"]["id"] == job_id and event["type"] == "job.succeeded"
+
+
+def test_a_sender_that_was_stopped_sends_nothing_that_another_one_may_have_taken(
+    database: Database, outbox: Outbox, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_for = [0.0]
+    monkeypatch.setattr("worker.deliver.awake_seconds", lambda: stopped_for.pop() if stopped_for else 120.0)
+    with receiving() as receiver:
+        job_id = cancel_one(database, receiver.url)
+        assert deliver(deliverer, outbox, job_id).status == "pending"
+        assert receiver.requests == []
+        monkeypatch.undo()
+        make_due(database)
+        assert deliver(deliverer, outbox, job_id).status == "delivered"
+        assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_event_that_has_arrived_is_not_sent_again_for_a_database_that_takes_no_writes(
+    database: Database, outbox: Outbox, deliverer: Deliverer, postgres: Postgres
+) -> None:
+    def answer(number: int, request: Request) -> Answer:
+        postgres.read_only(True)
+        threading.Timer(1.5, postgres.read_only, [False]).start()
+        return Answer()
+
+    try:
+        with receiving(answer) as receiver:
+            job_id = cancel_one(database, receiver.url)
+            assert deliver(deliverer, outbox, job_id).status == "delivered"
+            assert len(receiver.requests) == 1
+    finally:
+        postgres.read_only(False)

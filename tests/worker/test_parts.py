@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from tokenizers import Tokenizer
 
 from shared.catalog.builtin import starter_folder
 from shared.catalog.catalog import Catalog
@@ -30,14 +31,14 @@ from shared.errors import (
 )
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
-from shared.storage.files import FileStorage
+from tests.engines.test_train_diffusion import squares
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
-from worker.checkpoints import Checkpoints
 from worker.encode import encode_png
 from worker.endings import _failure
 from worker.engines.base import Image, Progress, Stopped, StopReason
 from worker.engines.registry import ENGINES, engine_named
+from worker.inputs.datasets import Text
 from worker.kiln.devices import find_device, memory_budget
 from worker.kiln.firing import Order
 from worker.prepare import Preparer
@@ -59,39 +60,6 @@ def test_a_picture_keeps_its_pixels_and_its_origin_in_any_alphabet() -> None:
     read = PIL.Image.open(io.BytesIO(encode_png(image, {"model": "fake"})))
     assert np.array_equal(np.asarray(read), pixels)
     assert read.info == {"prompt": "ein grüner Apfel 🍏", "seed": "7", "model": "fake"}
-
-
-class TestCheckpoints:
-    @pytest.fixture
-    def checkpoints(self, tmp_path: Path) -> Checkpoints:
-        return Checkpoints(FileStorage(tmp_path / "storage"))
-
-    def test_the_latest_one_counts_and_takes_the_place_of_the_last(
-        self, checkpoints: Checkpoints, tmp_path: Path
-    ) -> None:
-        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1", old="x"))
-        checkpoints.save("job_1", folder_of(tmp_path / "b", state="2"))
-        found = checkpoints.fetch("job_1", tmp_path / "into")
-        assert found is not None
-        assert {path.name: path.read_text() for path in found.iterdir()} == {"state": "2"}
-
-    def test_one_that_was_not_written_to_its_end_does_not_count(
-        self, checkpoints: Checkpoints, tmp_path: Path
-    ) -> None:
-        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1"))
-        (tmp_path / "storage" / "checkpoints" / "job_1" / "unfinished").mkdir()
-        found = checkpoints.fetch("job_1", tmp_path / "into")
-        assert found is not None and (found / "state").read_text() == "1"
-
-    def test_a_job_without_one_starts_anew(self, checkpoints: Checkpoints, tmp_path: Path) -> None:
-        assert checkpoints.fetch("job_1", tmp_path / "into") is None
-
-    def test_a_forgotten_one_leaves_nothing_behind(self, checkpoints: Checkpoints, tmp_path: Path) -> None:
-        checkpoints.save("job_1", folder_of(tmp_path / "a", state="1"))
-        checkpoints.save("job_2", folder_of(tmp_path / "b", state="1"))
-        assert checkpoints.job_ids() == {"job_1", "job_2"}
-        checkpoints.forget("job_1")
-        assert checkpoints.job_ids() == {"job_2"}
 
 
 class TestScratch:
@@ -130,9 +98,12 @@ class TestScratch:
     @pytest.mark.parametrize(
         ("left", "suspects"),
         [
-            ("s.begin('a'); s.computed('a'); s.begin('b')", {"b"}),
-            ("s.begin('a'); s.computed('a')", {"a"}),
-            ("s.begin('a'); s.remove('a', 1)", set()),
+            ("s.begin('a', 1); s.computed('a', 1); s.begin('b', 1)", {"b"}),
+            ("s.begin('a', 1); s.computed('a', 1)", {"a"}),
+            ("s.begin('a', 1); s.remove('a', 1)", set()),
+            # what an attempt that was lost leaves behind says nothing of the next one of the job
+            ("s.begin('a', 1); s.begin('a', 2); s.remove('a', 1)", {"a"}),
+            ("(s._folder / 'begun-a').touch()", {"a"}),  # as before marks told the attempt
         ],
     )
     def test_what_was_computed_and_only_had_to_be_stored_is_no_suspect_beside_what_computes(
@@ -150,6 +121,12 @@ class TestScratch:
         found.close()
 
 
+def text_of(order: Order) -> str:
+    """The text of a job of ``train-text``."""
+    dataset: Text = order.work.input["dataset"]
+    return Tokenizer.from_str(dataset.tokenizer).decode(dataset.tokens.tolist())
+
+
 class TestPreparer:
     @pytest.fixture
     def preparer(self, shop: Shop) -> Preparer:
@@ -162,7 +139,7 @@ class TestPreparer:
     def test_a_data_uri_becomes_a_local_file(self, shop: Shop, preparer: Preparer, tmp_path: Path) -> None:
         uri = "data:text/plain;base64," + base64.b64encode(b"hello").decode()
         order = preparer.order(self.job(shop, uri), tmp_path / "s", lambda progress: None)
-        assert Path(order.work.input["dataset"]).read_bytes() == b"hello"
+        assert text_of(order) == "hello"
         assert order.background
 
     @one_database
@@ -174,8 +151,8 @@ class TestPreparer:
             order = Preparer(
                 shop.settings, shop.catalog, shop.storage, FileStore(shop.database), shop.jobs
             ).order(job, tmp_path / "s", told.append)
-        local = Path(order.work.input["dataset"])
-        assert local.read_bytes() == b"hello" and local.name == "dataset.txt"
+        local = tmp_path / "s" / "inputs" / "dataset.txt"
+        assert local.read_bytes() == b"hello" and text_of(order) == "hello"
         assert told[0].stage == "fetch"
 
     @one_database
@@ -216,8 +193,8 @@ class TestPreparer:
             )
         )
         order = preparer.order(self.job(shop, file.id), tmp_path / "s", lambda progress: None)
-        path = Path(order.work.input["dataset"])
-        assert path.read_bytes() == b"hello" and path.suffix == ".txt"
+        path = tmp_path / "s" / "inputs" / "dataset.txt"
+        assert path.read_bytes() == b"hello" and text_of(order) == "hello"
 
     @one_database
     def test_a_file_that_was_deleted_says_so(self, shop: Shop, preparer: Preparer, tmp_path: Path) -> None:
@@ -237,7 +214,7 @@ class TestPreparer:
         shop.leases.finish([Finish(made, claimed.attempt, Succeeded(outputs=(output,)))])
         job = self.job(shop, {"job": made, "output": 0})
         order = preparer.order(job, tmp_path / "s", lambda progress: None)
-        assert Path(order.work.input["dataset"]).read_bytes() == b"hello"
+        assert text_of(order) == "hello"
         for output_index, said in ((1, "has no output 1: it made 1"), (0, "deleted")):
             if said == "deleted":
                 shop.jobs.cancel(job.id)
@@ -324,7 +301,8 @@ def test_what_a_training_goes_on_from_comes_as_a_folder_and_is_looked_at_once_mo
 ) -> None:
     files = FileStore(shop.database)
     preparer = Preparer(shop.settings, shop.catalog, shop.storage, files, shop.jobs)
-    given = {"dataset": "data:application/zip;base64,UEs=", "name": "mine", "base_model": "starter-image"}
+    uri = "data:application/zip;base64," + base64.b64encode(squares(tmp_path).read_bytes()).decode()
+    given = {"dataset": uri, "name": "mine", "base_model": "starter-image"}
     new = shop.new(model="train-diffusion", **given)
     gone = replace(new, input={**new.input, "base_model": "replaced-by-no-model"})
     first, second = (shop.jobs.get(job_id) for job_id in shop.submit([new, gone], tickets=False))

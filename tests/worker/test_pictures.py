@@ -12,8 +12,10 @@ import PIL.Image
 import pytest
 
 from shared.errors import JobError
-from worker.fitting import wanted_size, with_pictures
-from worker.pictures import open_picture
+from tests.engines.training import Here
+from worker.inputs import pictures
+from worker.inputs.pictures import wanted_size
+from worker.media.pictures import Kind
 
 SCHEMA = {
     "properties": {
@@ -24,6 +26,14 @@ SCHEMA = {
         "other": {"x-file": "image"},
     }
 }
+
+
+def open_picture(path: Path, field: str, kind: Kind = "rgb") -> PIL.Image.Image:
+    return pictures.open_picture(Here(path.parent / "decoded"), path, field, kind)
+
+
+def with_pictures(given: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    return pictures.with_pictures(given, schema, open_picture)
 
 
 def save(path: Path, picture: PIL.Image.Image, **options: Any) -> str:

@@ -11,7 +11,7 @@ from shared.jobs.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
 from worker.engines.device_faults import device_fault
-from worker.fitness import Fitness
+from worker.failures import FailuresInARow
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -126,8 +126,8 @@ BROKEN = Failed(type="internal", message="nobody foresaw it")
 
 def noted(*heard: tuple[str, Ending], most: int = 3) -> list[bool]:
     """Whether the worker is unfit after each of these."""
-    fitness = Fitness(most)
-    return [fitness.note(kind, ending) is not None for kind, ending in heard]
+    failures = FailuresInARow(most)
+    return [failures.note(kind, ending) is not None for kind, ending in heard]
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])

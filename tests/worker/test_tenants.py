@@ -13,6 +13,7 @@ from shared.jobs.tenants import Tenants
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
 from worker.checkpoints import Checkpoints
+from worker.leftovers import Leftovers
 from worker.results import Results
 from worker.upkeep import Upkeep
 
@@ -56,7 +57,7 @@ def test_upkeep_sends_no_tickets_for_what_is_set_aside_and_one_for_each_job_it_l
         tickets=shop.tickets,
         events=shop.events,
         aftermath=Aftermath(shop.database, shop.events, shop.tickets, tenants.most_running),
-        results=Results(shop.storage),
+        leftovers=Leftovers(Results(shop.storage), Checkpoints(shop.storage)),
         checkpoints=Checkpoints(shop.storage),
     )
     shop.submit([shop.new(tenant="ann") for _ in range(5)], tickets=False)

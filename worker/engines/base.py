@@ -6,12 +6,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.catalog.models import Model
+from worker.inputs.wanted import Wanted
 
 Value = TypeVar("Value")
 
@@ -195,3 +196,14 @@ class Engine(Protocol):
 
     def run(self, loaded: Any, work: Work, context: Context) -> Result:
         """Compute one job. Raises JobError, or lets Stopped through."""
+
+
+@runtime_checkable
+class Trainer(Engine, Protocol):
+    """An engine whose jobs learn from a dataset, which is read before they compute."""
+
+    def wants(self, given: Mapping[str, Any], resume: Path | None) -> Wanted:
+        """How to read the dataset of a job with this input: ``run`` finds ``Pictures`` or ``Text`` of
+        ``worker.inputs.datasets`` as ``dataset``. ``resume`` is the job's latest checkpoint.
+
+        Raises InvalidInput."""

@@ -31,6 +31,11 @@ from worker.engines.weights import complete
 
 #: a decoder may need the token before to know whether a space belongs in front
 _LOOK_BACK = 6
+#: characters that are encoded for each token of the model's context: text has some four, and what has more
+#: than this would hold up everybody else while it is encoded, only to be too long
+CHARACTERS_PER_TOKEN = 16
+#: tokens that a model without a limit is given to read
+_UNLIMITED = 65_536
 _UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a character
 
 
@@ -78,7 +83,7 @@ class TextEngine:
 
     def run(self, loaded: Loaded, work: Work, context: Context) -> Result:
         given = work.input
-        prompt = read_prompt(loaded.tokenizer, given)
+        prompt = read_prompt(loaded.tokenizer, given, loaded.context)
         room = _room(loaded, prompt, given["max_tokens"])
         pieces = Detokenizer(loaded.tokenizer, prompt.tokens, context.token, prompt.stops, prompt.answer)
         reason = _decode(_Decoder(loaded, prompt.tokens, given), room, pieces, context)
@@ -201,9 +206,14 @@ class Detokenizer:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def read_prompt(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> Prompt:
+def read_prompt(
+    tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any], context: int | None = None
+) -> Prompt:
     """The prompt's tokens. Messages go through the tokenizer's chat template; where it has none, they
-    become lines "User: …", "Assistant: …", and the next "User:" ends the answer."""
+    become lines "User: …", "Assistant: …", and the next "User:" ends the answer.
+
+    Raises InvalidInput, before anything is encoded, for more text than so many tokens can hold."""
+    _check_length(given, _UNLIMITED if context is None else context)
     stop = given.get("stop") or ()
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if "messages" not in given:
@@ -217,6 +227,18 @@ def read_prompt(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) ->
         tokens = _tokens(tokenizer, "".join(lines) + "Assistant:", special=True)
         stops = (*stops, "\nUser:")
     return Prompt(tokens, "/input/messages", True, stops)
+
+
+def _check_length(given: Mapping[str, Any], context: int) -> None:
+    most = CHARACTERS_PER_TOKEN * context
+    together = "messages" in given
+    texts = [message["content"] for message in given["messages"]] if together else [given["prompt"]]
+    if (length := sum(map(len, texts))) > most:
+        raise InvalidInput.at(
+            "/input/messages" if together else "/input/prompt",
+            f"has {length} characters; this model reads at most {context - 1} tokens, and never more than "
+            f"{most} characters",
+        )
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:

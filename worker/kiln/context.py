@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worker.engines.base import Call, Device, Image, Progress, Stopped, Value
+from shared.errors import OutOfMemory
+from worker.engines.base import Call, Device, Image, Progress, Result, Stopped, Value
 from worker.engines.memory import memory_errors
 from worker.kiln.cpu_threads import use_one_core
 from worker.kiln.firing import Checkpoint, Firing, Outcome, Preview
+from worker.no_room import no_room
+
+log = logging.getLogger(__name__)
 
 
 class Body:
@@ -21,13 +28,28 @@ class Body:
 
     def __call__(self) -> None:
         firing = self._firing
-        order = firing.order
         use_one_core()
         try:
-            result = order.engine.run(self._loaded, order.work, JobContext(firing, self._device))
+            result = self._run()
             firing.computed = Outcome(result=result, load_seconds=firing.load_seconds)
         except BaseException as error:  # noqa: BLE001 - whoever ordered the job gets it
             firing.computed = Outcome.of_error(error, firing.load_seconds)
+
+    def _run(self) -> Result:
+        """Run the engine; once more, from the start, where it cannot read the checkpoint it was given."""
+        order = self._firing.order
+        context = JobContext(self._firing, self._device, order.resume)
+        try:
+            return order.engine.run(self._loaded, order.work, context)
+        except OutOfMemory:
+            raise
+        except Exception as error:
+            if not context.reads_checkpoint:
+                raise
+            said = f"{type(error).__name__}: {error}"
+        # outside of the except clause: the error's traceback would keep what was computed so far
+        log.warning("the checkpoint of %s cannot be read, it starts anew: %s", order.work.job_id, said)
+        return order.engine.run(self._loaded, order.work, JobContext(self._firing, self._device, None))
 
 
 class _Work:
@@ -50,10 +72,12 @@ _WORK = _Work()
 class JobContext:
     """What an engine sees of all this; implements ``worker.engines.base.Context``."""
 
-    def __init__(self, firing: Firing, device: Device) -> None:
+    def __init__(self, firing: Firing, device: Device, resume: Path | None) -> None:
         self._firing = firing
         self._device = device
-        self._checkpoints = 0
+        self._resume = resume
+        #: the engine has asked for the checkpoint, and has not come to a boundary since
+        self.reads_checkpoint = False
         self._shared = False
 
     @property
@@ -68,7 +92,8 @@ class JobContext:
 
     @property
     def resume(self) -> Path | None:
-        return self._firing.order.resume
+        self.reads_checkpoint = self._resume is not None
+        return self._resume
 
     def boundary(self, progress: Progress | None = None) -> None:
         if progress is not None:
@@ -95,6 +120,7 @@ class JobContext:
         return value
 
     def _hand_back(self) -> None:
+        self.reads_checkpoint = False
         assert self._firing.thread is not None
         self._firing.thread.hand_back()
 
@@ -109,8 +135,14 @@ class JobContext:
         self._firing.tell(Preview(image))
 
     def checkpoint(self, write: Callable[[Path], None]) -> None:
-        self._checkpoints += 1
-        folder = self._firing.order.scratch / f"checkpoint-{self._checkpoints}"
-        folder.mkdir(parents=True)
-        write(folder)
-        self._firing.tell(Checkpoint(folder))
+        folder = self._firing.order.scratch / f"checkpoint-{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True)
+            write(folder)
+        except Exception as error:
+            if not no_room(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            log.warning("%s: no checkpoint, its last one holds: %s", self._firing.order.work.job_id, error)
+        else:
+            self._firing.tell(Checkpoint(folder))

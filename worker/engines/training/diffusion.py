@@ -7,7 +7,6 @@ folder in float16 safetensors, which runs like any other pipeline.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -25,8 +24,7 @@ from worker.engines.memory import memory_errors
 from worker.engines.sharing.points import install, taking_part
 from worker.engines.training import diffusion_nets as nets
 from worker.engines.training.common import Budget, Keeper, Loop, autocast, keep_heap
-from worker.engines.training.dataset import Pictures, read_pictures
-from worker.engines.training.diffusion_base import Base, open_base
+from worker.engines.training.diffusion_base import Base, open_base, settled_inputs
 from worker.engines.training.diffusion_losses import (
     batch_of,
     denoising_loss,
@@ -35,13 +33,17 @@ from worker.engines.training.diffusion_losses import (
     reconstruction_loss,
 )
 from worker.engines.training.diffusion_nets import Net
-from worker.engines.training.pictures import grid, zip_folder
+from worker.engines.training.pictures import Rows, grid, zip_folder
+from worker.inputs.datasets import Pictures
+from worker.inputs.wanted import PicturesWanted
 
 PREVIEWS = 10  #: how often a stage shows what it can do so far
 PREVIEW_STEPS = 15
 GUIDANCE = 3.0
 #: in a checkpoint, the inputs that the model settled which the training went on from
 _SETTLED = "settled.json"
+#: captions that are turned into tokens between two boundaries
+_CAPTIONS = 512
 
 
 class DiffusionTrainer:
@@ -53,17 +55,24 @@ class DiffusionTrainer:
     def nbytes(self, loaded: None) -> int:
         return 0
 
+    def wants(self, given: Mapping[str, Any], resume: Path | None) -> PicturesWanted:
+        """Raises InvalidInput for a model to go on from that was not made so."""
+        named = given.get("base_model")
+        settled = _kept(resume) or (settled_inputs(named["name"], Path(named["path"])) if named else {})
+        known = named or (resume is not None and (resume / "tokenizer").is_dir())
+        size = {**given, **settled}["size"]
+        return PicturesWanted(size=size, tokenizer=None if known else nets.tokenizer_to_train(given))
+
     def run(self, loaded: None, work: Work, context: Context) -> Result:
         """The trained folder as a model and as ``model.zip``, and a grid of samples.
 
-        Raises InvalidInput for an archive that cannot be trained on, and a model that was not made so."""
+        Raises InvalidInput for a model to go on from that was not made so."""
         keep_heap()
         context.boundary(Progress("dataset", 0))
         base, settled = _gone_on_from(work.input, context.resume)
         given = {**work.input, **settled}
-        pictures = read_pictures(Path(given["dataset"]), given["size"])
         with memory_errors("training; a smaller batch_size or narrower channels need less"):
-            return _Training(given, settled, base, pictures, context).run()
+            return _Training(given, settled, base, given["dataset"], context).run()
 
 
 def _gone_on_from(given: Mapping[str, Any], resume: Path | None) -> tuple[Base | None, Mapping[str, Any]]:
@@ -72,10 +81,18 @@ def _gone_on_from(given: Mapping[str, Any], resume: Path | None) -> tuple[Base |
     A training that has begun has all it needs in its checkpoint, whatever became of the model."""
     if (named := given.get("base_model")) is None:
         return None, {}
-    if resume is not None and (kept := resume / _SETTLED).is_file():
-        return None, json.loads(kept.read_text("utf-8"))
+    if kept := _kept(resume):
+        return None, kept
     base = open_base(named["name"], Path(named["path"]))
     return base, base.inputs
+
+
+def _kept(resume: Path | None) -> Mapping[str, Any]:
+    """The inputs that were settled before the checkpoint, where some were."""
+    if resume is None or not (kept := resume / _SETTLED).is_file():
+        return {}
+    found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+    return found
 
 
 class _Training:
@@ -91,6 +108,7 @@ class _Training:
     ) -> None:
         self._given, self._settled, self._base = given, settled, base
         self._pictures, self._context = pictures, context
+        self._rows = Rows(pictures)
         self._device = context.device.name
         self._keeper = Keeper(context)
 
@@ -130,7 +148,7 @@ class _Training:
         shown = _Shown(loop)
 
         def loss(generator: torch.Generator) -> Tensor:
-            picked = pick(self._pictures.weights, given["autoencoder_batch_size"], generator)
+            picked = pick(self._rows.weights, given["autoencoder_batch_size"], generator)
             return reconstruction_loss(vae, self._mirrored(picked, generator), generator)
 
         def after() -> None:
@@ -144,7 +162,7 @@ class _Training:
 
     def _mirrored(self, picked: Tensor, generator: torch.Generator) -> Tensor:
         """float32 (n, 3, size, size) in [-1, 1], half of them mirrored: more edges to learn."""
-        pixels = self._pictures.pixels[picked].float().div_(127.5).sub_(1)
+        pixels = self._rows.pixels_of(picked).float().div_(127.5).sub_(1)
         mirrored = torch.rand(len(picked), generator=generator) < 0.5
         pixels[mirrored] = pixels[mirrored].flip(-1)
         return pixels.to(self._device, memory_format=torch.channels_last)
@@ -152,7 +170,7 @@ class _Training:
     @torch.no_grad()
     def _reconstructions(self, vae: Net) -> Image:
         """Pictures, each beside what comes back from its latents."""
-        pixels = self._pictures.pixels[self._spread(48)].to(self._device).float() / 127.5 - 1
+        pixels = self._rows.pixels_of(self._spread(48)).to(self._device).float() / 127.5 - 1
         back = vae.decode(vae.encode(pixels).latents).sample
         return Image(pixels=grid(torch.stack((pixels, back), 1).flatten(0, 1), 12))
 
@@ -168,12 +186,23 @@ class _Training:
         if self._base is not None:
             return self._base.tokens
         self._context.boundary(Progress("tokenizer", 0))
-        return nets.tokenizer(itertools.chain.from_iterable(self._pictures.captions), self._given)
+        assert self._pictures.tokenizer is not None  # as ``wants`` said
+        return nets.trained_tokenizer(self._pictures.tokenizer, self._given)
+
+    def _ids(self, tokens: Net) -> list[Tensor]:
+        """The token ids of each row's captions."""
+        captions = [caption for row in self._pictures.captions for caption in row]
+        found = []
+        for start in range(0, len(captions), _CAPTIONS):
+            if start:
+                self._context.boundary(Progress("captions", start, len(captions)))
+            found.append(nets.token_ids(tokens, captions[start : start + _CAPTIONS]))
+        return list(torch.split(torch.cat(found), [len(row) for row in self._pictures.captions]))
 
     # 3: every picture as latents, once
 
     def _latents(self, vae: Net) -> Tensor:
-        chunks = torch.split(self._pictures.pixels, 128)
+        chunks = torch.split(self._rows.pixels, 128)
         found = []
         for index, chunk in enumerate(chunks):
             self._context.boundary(Progress("latents", index, len(chunks)))
@@ -211,13 +240,13 @@ class _Training:
         if begun := self._left("denoiser"):
             loop.restore(begun)
         alphas = scheduler.alphas_cumprod.to(self._device)
-        ids = [nets.token_ids(tokens, captions) for captions in self._pictures.captions]
+        ids, places = self._ids(tokens), self._rows.places
         empty = nets.token_ids(tokens, [""])[0]
         shown = _Shown(loop)
 
         def loss(generator: torch.Generator) -> Tensor:
-            picked = pick(self._pictures.weights, given["batch_size"], generator)
-            clean, captions = batch_of(picked, latents, ids, empty, generator)
+            picked = pick(self._rows.weights, given["batch_size"], generator)
+            clean, captions = batch_of(picked, places, latents, ids, empty, generator)
             clean, captions = clean.to(self._device), captions.to(self._device)
             with autocast(self._device):
                 return denoising_loss(unet, text, clean, captions, alphas, generator)

@@ -7,7 +7,8 @@ what does not fit was not made here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,22 @@ class Base:
 
 def open_base(name: str, folder: Path) -> Base:
     """Raises InvalidInput for a folder that the trainer did not write, or that is damaged."""
+    with _readable(name, folder):
+        return _opened(name, folder)
+
+
+def settled_inputs(name: str, folder: Path) -> Mapping[str, Any]:
+    """Those inputs of a training that the model's parts settle. Raises InvalidInput as ``open_base`` does."""
+    with _readable(name, folder):
+        return _inputs(name, folder)
+
+
+@contextmanager
+def _readable(name: str, folder: Path) -> Iterator[None]:
     if found := unlike(name, folder):
         raise InvalidInput.at(POINTER, found)
     try:
-        return _opened(name, folder)
+        yield
     except InvalidInput:
         raise
     except Exception as error:  # whatever a foreign file makes a library raise
@@ -51,10 +64,7 @@ def open_base(name: str, folder: Path) -> Base:
 
 
 def _opened(name: str, folder: Path) -> Base:
-    inputs = _inputs(folder)
-    limits = {"properties": schemas.load("train_diffusion")["properties"]}
-    if not Draft202012Validator(limits).is_valid(inputs):
-        raise _refused(name, "is of a size that train-diffusion does not make")
+    inputs = _inputs(name, folder)
     scheduler = nets.saved_scheduler(folder / "scheduler")
     if (predicted := scheduler.config.prediction_type) != "v_prediction":
         raise _refused(name, f"predicts {predicted}, where train-diffusion trains v_prediction")
@@ -69,9 +79,9 @@ def _opened(name: str, folder: Path) -> Base:
     )
 
 
-def _inputs(folder: Path) -> dict[str, Any]:
+def _inputs(name: str, folder: Path) -> dict[str, Any]:
     vae, unet, text = (_config(folder / part) for part in ("vae", "unet", "text_encoder"))
-    return {
+    inputs = {
         "size": unet["sample_size"] * nets.DOWNSCALE,
         "channels": unet["block_out_channels"],
         "latent_channels": unet["in_channels"],
@@ -80,6 +90,10 @@ def _inputs(folder: Path) -> dict[str, Any]:
         "tokens": text["max_position_embeddings"],
         "autoencoder_channels": vae["encoder_block_out_channels"][0],
     }
+    limits = {"properties": schemas.load("train_diffusion")["properties"]}
+    if not Draft202012Validator(limits).is_valid(inputs):
+        raise _refused(name, "is of a size that train-diffusion does not make")
+    return inputs
 
 
 def _config(folder: Path) -> Any:

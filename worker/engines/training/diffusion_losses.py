@@ -58,16 +58,22 @@ def latents_of(vae: Net, pixels: Tensor) -> Tensor:
 
 
 def batch_of(
-    picked: Tensor, latents: Tensor, ids: Sequence[Tensor], empty: Tensor, generator: torch.Generator
+    picked: Tensor,
+    places: Tensor,
+    latents: Tensor,
+    ids: Sequence[Tensor],
+    empty: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Latents and the token ids of one caption for each of the picked pictures."""
+    """Latents and the token ids of one caption for each of the picked rows; ``places`` says which latents are
+    a row's."""
     choice = torch.rand(len(picked), generator=generator).tolist()
     dropped = torch.rand(len(picked), generator=generator).tolist()
     captions = [
         empty if drop < EMPTY_CAPTIONS else ids[row][int(share * len(ids[row]))]
         for row, share, drop in zip(picked.tolist(), choice, dropped, strict=True)
     ]
-    return latents[picked], torch.stack(captions)
+    return latents[places[picked]], torch.stack(captions)
 
 
 def denoising_loss(

@@ -11,10 +11,11 @@ import diffusers
 import torch
 import transformers
 from diffusers.models.attention_processor import AttnProcessor
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from worker.engines.weights import complete
+from worker.inputs.wanted import Bpe
 
 #: two halvings: 64 pixels are 16 latents
 DOWNSCALE = 4
@@ -76,24 +77,28 @@ def text_encoder(given: Mapping[str, Any], tokens: Net) -> Net:
     return _transformers.CLIPTextModel._from_config(config, attn_implementation="eager")
 
 
-def tokenizer(captions: Iterable[str], given: Mapping[str, Any]) -> Net:
-    """A byte pair encoding of the captions, normalised and cut as CLIP's."""
+def tokenizer_to_train(given: Mapping[str, Any]) -> Bpe:
+    """A byte pair encoding of captions, normalised and cut as CLIP's."""
     clip = _transformers.CLIPTokenizer().backend_tokenizer
     learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learned.normalizer, learned.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=given["vocabulary"],
+    trainer = {
+        "vocab_size": given["vocabulary"],
         # Letters that end a word are given their ids here: else these are dealt out at random, ties between
         # merges fall differently in each run, and letters that no caption ends with are unknown.
-        special_tokens=[*_SPECIAL, *(f"{letter}</w>" for letter in letters)],
-        end_of_word_suffix="</w>",
-        initial_alphabet=letters,
-        show_progress=False,
-    )
-    learned.train_from_iterator(captions, trainer)
+        "special_tokens": [*_SPECIAL, *(f"{letter}</w>" for letter in letters)],
+        "end_of_word_suffix": "</w>",
+        "initial_alphabet": letters,
+    }
+    return Bpe(template=learned.to_str(), trainer=trainer)
+
+
+def trained_tokenizer(text: str, given: Mapping[str, Any]) -> Net:
+    """CLIP's tokenizer with what was learned, which ``text`` holds in the JSON of the library."""
+    learned = Tokenizer.from_str(text)
     vocabulary = learned.get_vocab(with_added_tokens=True)
-    merges = [(first, second) for first, second in json.loads(learned.to_str())["model"]["merges"]]
+    merges = [(first, second) for first, second in json.loads(text)["model"]["merges"]]
     return _transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=given["tokens"])
 
 

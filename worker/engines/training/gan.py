@@ -28,9 +28,10 @@ from worker.engines.gan import write_generator
 from worker.engines.gan_nets import Discriminator, Generator, Shape
 from worker.engines.training.augment import augment
 from worker.engines.training.common import Budget, Keeper, keep_heap
-from worker.engines.training.dataset import Pictures, read_pictures
 from worker.engines.training.history import History
-from worker.engines.training.pictures import grid, zip_folder
+from worker.engines.training.pictures import Rows, grid, zip_folder
+from worker.inputs.datasets import Pictures
+from worker.inputs.wanted import PicturesWanted
 
 CHECKPOINT_SECONDS = 60.0
 PREVIEW_SECONDS = 20.0
@@ -79,11 +80,14 @@ class GanTrainer:
     def nbytes(self, loaded: None) -> int:
         return 0
 
+    def wants(self, given: Mapping[str, Any], resume: Path | None) -> PicturesWanted:
+        return PicturesWanted(size=given["image_size"])
+
     def run(self, loaded: None, work: Work, context: Context) -> Result:
         keep_heap()
         recipe = Recipe.of(work.input)
-        context.boundary(Progress("read", 0))
-        pictures = read_pictures(Path(work.input["dataset"]), recipe.image_size)
+        context.boundary(Progress("dataset", 0))
+        pictures: Pictures = work.input["dataset"]
         game = Game(recipe, pictures, context.device.name)
         if context.resume is not None:
             game.restore(context.resume)
@@ -116,7 +120,8 @@ class Game:
 
     def __init__(self, recipe: Recipe, pictures: Pictures, device: str) -> None:
         self.recipe, self.device = recipe, device
-        self.pictures, self.weights = pictures.pixels, pictures.weights
+        self.pictures = Rows(pictures)
+        self.weights = self.pictures.weights
         names, self.labels = _classes(pictures)
         self.shape = Shape(
             image_size=recipe.image_size, latent=recipe.latent, width=recipe.width, labels=names
@@ -204,7 +209,7 @@ class Game:
 
     def _real(self) -> tuple[Tensor, Tensor]:
         chosen = torch.multinomial(self.weights, self.recipe.batch, replacement=True, generator=self.draw)
-        pixels = self.pictures[chosen].to(self.device, torch.float32)
+        pixels = self.pictures.pixels_of(chosen).to(self.device, torch.float32)
         return pixels / 127.5 - 1, self.labels[chosen].to(self.device)
 
     def _fake(self) -> tuple[Tensor, Tensor]:
@@ -296,7 +301,8 @@ def _classes(pictures: Pictures) -> tuple[tuple[str, ...], Tensor]:
             f"metadata.jsonl line {missing} has no label, and others have; give every picture one, or none",
         )
     names = tuple(sorted(set(given)))
-    return names, torch.tensor([names.index(label) for label in given])
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, torch.tensor([numbers[label] for label in given])
 
 
 def _adam(network: nn.Module) -> torch.optim.Adam:

@@ -10,6 +10,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worker.inputs.datasets import Pictures
+
+
+class Rows:
+    """The pictures of a dataset's rows as tensors: several rows may name one picture."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        #: uint8 (pictures, 3, size, size)
+        self.pixels = torch.from_numpy(pictures.pixels)
+        #: int64 (rows,): which picture
+        self.places = torch.from_numpy(pictures.places)
+        #: float64 (rows,), positive
+        self.weights = torch.from_numpy(pictures.weights)
+
+    def pixels_of(self, rows: Tensor) -> Tensor:
+        """uint8 (rows, 3, size, size)"""
+        return self.pixels[self.places[rows]]
+
 
 def grid(pixels: Tensor, columns: int) -> NDArray[np.uint8]:
     """float (n, 3, h, w) in [-1, 1] → uint8 (rows · h, columns · w, 3), white where pictures are missing."""

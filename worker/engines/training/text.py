@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -30,6 +30,8 @@ from worker.engines.base import (
 )
 from worker.engines.training.common import Budget, Keeper, Loop, autocast, keep_heap
 from worker.engines.training.pictures import zip_folder
+from worker.inputs.datasets import Text
+from worker.inputs.wanted import Bpe, TextWanted
 
 END = "<|endoftext|>"
 CHECKPOINT_SECONDS = 60.0
@@ -82,28 +84,28 @@ class TextTrainer:
     def nbytes(self, loaded: None) -> int:
         return 0
 
+    def wants(self, given: Mapping[str, Any], resume: Path | None) -> TextWanted:
+        to_train = _tokenizer_to_train(given["vocabulary"])
+        return TextWanted(tokenizer=to_train if resume is None else resume / "tokenizer.json", end=END)
+
     def run(self, loaded: None, work: Work, context: Context) -> Result:
+        """Raises InvalidInput for a text that is too short."""
         keep_heap()
         recipe = Recipe.of(work.input)
-        documents = read_documents(Path(work.input["dataset"]))
-        context.boundary(Progress("tokenize", 0))
-        kept = context.resume
-        if kept is None:
-            tokenizer = train_tokenizer(documents, recipe)
-        else:
-            tokenizer = Tokenizer.from_file(str(kept / "tokenizer.json"))
-        tokens = encode(documents, tokenizer)
+        text: Text = work.input["dataset"]
+        context.boundary(Progress("dataset", 0))
+        tokens, kept = torch.from_numpy(text.tokens), context.resume
         if len(tokens) < 2 * recipe.context:
             raise InvalidInput.at(
                 "/input/dataset",
                 f"has {len(tokens)} tokens; give at least {2 * recipe.context}, or a smaller context",
             )
-        run = _Run(recipe, tokenizer, tokens, context.device.name)
+        run = _Run(recipe, Tokenizer.from_str(text.tokenizer), tokens, context.device.name)
         if kept is not None:
             run.loop.restore(kept)
         run.train(context)
         folder = context.scratch / "model"
-        run.export(folder, chat=any(d.startswith("User: ") for d in documents))
+        run.export(folder, chat=text.chat)
         archive = zip_folder(folder, context.scratch / "model.zip")
         loop, millions = run.loop, sum(p.numel() for p in run.model.parameters()) / 1e6
         value = {"steps": loop.step, "seconds": round(loop.seconds, 1), "loss": round(loop.loss, 4)}
@@ -149,7 +151,7 @@ class _Run:
         """Windows of text from anywhere, int64 (batch, context + 1)."""
         length = self.recipe.context + 1
         starts = torch.randint(len(self.tokens) - length + 1, (self.recipe.batch,), generator=draw)
-        return self.tokens[starts[:, None] + torch.arange(length)]
+        return self.tokens[starts[:, None] + torch.arange(length)].long()
 
     def save(self, folder: Path) -> None:
         self.loop.save(folder)
@@ -170,39 +172,18 @@ class _Run:
         ).save_pretrained(folder)
 
 
-def read_documents(path: Path) -> list[str]:
-    """The documents of a corpus. Raises InvalidInput where it is not UTF-8 or empty."""
-    try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInput.at(
-            "/input/dataset", f"is not UTF-8 text (byte {error.start}); convert it, say with iconv"
-        ) from None
-    documents = [d.strip() for d in text.replace("\r\n", "\n").split("\n\n") if d.strip()]
-    if not documents:
-        raise InvalidInput.at("/input/dataset", "is empty; give documents separated by a blank line")
-    return documents
-
-
-def train_tokenizer(documents: list[str], recipe: Recipe) -> Tokenizer:
+def _tokenizer_to_train(vocabulary: int) -> Bpe:
     """A byte-level BPE: every text can be encoded, whatever the corpus held."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     # A prompt begins as every document does: after an end.
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return Bpe(
+        template=tokenizer.to_str(),
+        trainer={"vocab_size": vocabulary, "special_tokens": [END], "initial_alphabet": alphabet},
     )
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
-
-
-def encode(documents: list[str], tokenizer: Tokenizer) -> Tensor:
-    """All documents in one row of tokens, int64, with an end token before, between and behind them."""
-    row = [token for encoding in tokenizer.encode_batch_fast(documents) for token in encoding.ids]
-    return torch.tensor([*row, tokenizer.token_to_id(END)])
 
 
 def _config(recipe: Recipe, vocabulary: int) -> LlamaConfig:

@@ -1,4 +1,4 @@
-"""workers tell why they take no jobs"""
+"""jobs name their checkpoint, and workers say why they take no jobs"""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("workers", sa.Column("trouble", sa.Text()))
+    op.add_column("jobs", sa.Column("checkpoint", sa.String(64)))
+    op.add_column("workers", sa.Column("trouble", sa.Text))
 
 
 def downgrade() -> None:
     op.drop_column("workers", "trouble")
+    op.drop_column("jobs", "checkpoint")

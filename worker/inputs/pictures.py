@@ -1,11 +1,11 @@
-"""A job's pictures, opened and brought to the size that the job is computed at.
+"""A job's pictures, decoded in the sandbox and brought to the size that the job is computed at.
 
 Which inputs are pictures says the schema: ``x-picture`` is ``rgb`` or ``mask``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,43 @@ from PIL import ImageOps
 
 from shared.catalog.places import changed
 from shared.errors import JobError
-from worker.pictures import open_picture
+from worker.inputs.reading import Reader
+from worker.media.limits import MOST_PIXELS, PICTURE
+from worker.media.pictures import SIZE, Kind, head
+from worker.media.wire import Undecodable
 
 Size = tuple[int, int]
+#: the picture in a file, which an input of that name holds
+Open = Callable[[Path, str, Kind], PIL.Image.Image]
 
 
-def with_pictures(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+def open_picture(reader: Reader, path: Path, field: str, kind: Kind = "rgb") -> PIL.Image.Image:
+    """The picture as it is meant to be seen; mode ``RGB``, or ``L`` for a mask.
+
+    Raises JobError of the type ``invalid-input`` that names ``field`` and what is allowed, and what
+    ``Reader.read`` raises."""
+    try:
+        answer, [file] = reader.read("picture", [path], ["pixels"], PICTURE, {"kind": kind})
+        return _picture(answer, file, "L" if kind == "mask" else "RGB")
+    except Undecodable as error:
+        raise JobError(f"{field}: {error}", type="invalid-input") from error
+
+
+def _picture(answer: bytes, file: Path, mode: str) -> PIL.Image.Image:
+    """What the decoder wrote, none of which is believed."""
+    width, height = SIZE.unpack(answer) if len(answer) == SIZE.size else (0, 0)
+    begin = head(mode, (width, height))
+    if (
+        not 0 < width * height <= MOST_PIXELS
+        or file.stat().st_size != len(begin) + width * height * len(mode)
+        or not (content := file.read_bytes()).startswith(begin)
+    ):
+        raise Undecodable("confuses its decoder; save it anew with another program and send that")
+    file.unlink()
+    return PIL.Image.frombytes(mode, (width, height), memoryview(content)[len(begin) :])
+
+
+def with_pictures(given: Mapping[str, Any], schema: Mapping[str, Any], open_: Open) -> dict[str, Any]:
     """The input with ``PIL.Image`` in place of the paths of pictures, all of one size, and with that size as
     ``width`` and ``height`` where the job did not say one.
 
@@ -29,7 +60,7 @@ def with_pictures(given: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[s
     def opened(kind: Any, path: Any, pointer: str) -> Any:
         if not isinstance(path, str):
             return path
-        pictures[pointer[1:]] = open_picture(Path(path), pointer[1:], kind)
+        pictures[pointer[1:]] = open_(Path(path), pointer[1:], kind)
         return pictures[pointer[1:]]
 
     def fitted(_: Any, picture: Any, __: str) -> Any:
