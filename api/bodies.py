@@ -1,10 +1,10 @@
 """Reading JSON bodies: every limit holds while bytes come in, and what all bodies take is bounded.
 
 A body of up to 64 KiB is read and parsed in one step. Of a larger one each piece is counted before anything
-is made of it, its bytes count against what all large bodies of this process may hold, and one of them is
-parsed at a time. In memory a large body takes its bytes as text (as many bytes as it has where it is ASCII,
-up to four times as many where it is not), the same again for the values, and about 100 bytes for each value,
-of which it has 200,000 at most.
+is made of it. The bytes that it announces, or else the most that it may have, count against what all large
+bodies of this process may hold, and one of them is parsed at a time. In memory a large body takes its bytes
+as text (as many as it has where it is ASCII, up to four times as many where it is not), the same again for
+the values, and about 100 bytes for each value, of which it has 200,000 at most.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ Read = Callable[[int], bytes]
 SMALL = 1 << 16
 #: bytes that all large bodies of a process may hold together: so many, or so many of the largest
 _TOGETHER, _LARGEST = 256 << 20, 4
+#: seconds that a large body waits for others to be done, unread, before it is refused
+_PATIENCE = 10.0
 
 
 class Bodies:
@@ -41,7 +43,8 @@ class Bodies:
         self._most = max(_TOGETHER, _LARGEST * limit)
         self._desks = desks
         self._turn = threading.Lock()
-        self._lock = threading.Lock()
+        #: guards ``_held``, and tells when there is more room
+        self._changed = threading.Condition()
         self._held: Counter[str] = Counter()
 
     def receive(self, request: Request, tenant: str) -> Body:
@@ -84,10 +87,10 @@ class Bodies:
         texts: list[str] = []
         size, piece = 0, first
         try:
+            self._hold(body, self._limit if announced is None else announced)
             while piece:
                 if size + len(piece) > self._limit:
                     raise self._too_large()
-                self._hold(body, len(piece))
                 scan.feed(piece)
                 try:
                     texts.append(decoder.decode(piece))
@@ -126,11 +129,10 @@ class Bodies:
         raise self._too_large()
 
     def _hold(self, body: Body, count: int) -> None:
-        """Count bytes that a body holds. Raises Busy where its tenant would hold more than half of all that
-        may be held, or all tenants more than that."""
-        with self._lock:
-            own = self._held[body.tenant] + count
-            if own > self._most // 2 or self._held.total() + count > self._most:
+        """Count the bytes that a body will hold, once there is room for them: a tenant holds half of what
+        all may hold at most. Raises Busy where there is none in time."""
+        with self._desks.left(), self._changed:
+            if not self._changed.wait_for(lambda: self._fits(body.tenant, count), _PATIENCE):
                 raise Busy(
                     "too many large bodies are on their way to this server; send it again in a moment, or "
                     "upload the file with POST /v1/files and give its id"
@@ -138,12 +140,17 @@ class Bodies:
             self._held[body.tenant] += count
             body.held += count
 
+    def _fits(self, tenant: str, count: int) -> bool:
+        own, all_ = self._held[tenant] + count, self._held.total() + count
+        return own <= self._most // 2 and all_ <= self._most
+
     def forget(self, body: Body) -> None:
         """What a body held is free."""
-        with self._lock:
+        with self._changed:
             self._held[body.tenant] -= body.held
             self._held += Counter()  # drops tenants that hold nothing
             body.held = 0
+            self._changed.notify_all()
 
     def _too_large(self) -> TooLarge:
         return TooLarge(

@@ -107,7 +107,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
     seen: set[str] = set()
-    return next(name for name, _ in pairs if name in seen or seen.add(name))
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise AssertionError("no name is there twice")
 
 
 _HOOKS: dict[str, Any] = {

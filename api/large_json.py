@@ -2,19 +2,23 @@
 
 The scanner of ``json`` that is written in C keeps the interpreter's lock for the whole call. Here the bytes
 are counted while they come in, before anything is made of them (``Scan``), and then parsed by the same
-module's scanner in Python, a value at a time (``decode``).
+module's scanner in Python, a value at a time (``decoder``).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from json.decoder import scanstring
-from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # not among the stubs' names
+from collections.abc import Callable
+from json.decoder import scanstring as _scanstring  # type: ignore[attr-defined]
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any
 
 from api.problems import BadRequest
 from shared.errors import TooLarge
+
+#: the text of a document that begins at an index, after its quotation mark, and the index behind its end
+scanstring: Callable[[str, int, bool], tuple[str, int]] = _scanstring
 
 #: values of one body: numbers, texts, ``true`` and the like, arrays and objects, but not members' names
 MOST_VALUES = 200_000

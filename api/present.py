@@ -10,12 +10,13 @@ from werkzeug.datastructures import Headers
 
 from shared.catalog.models import Model
 from shared.catalog.references import with_references
-from shared.compact import to_json, to_json_list
+from shared.compact import json_bytes, to_json, to_json_list
 from shared.jobs.attempts import Attempt
 from shared.jobs.files import FileRecord
 from shared.jobs.outbox import Delivery
 from shared.jobs.present import time
 from shared.jobs.records import QueueDepth, Worker
+from shared.jobs.sizes import MOST_PAGE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -40,6 +41,18 @@ def answer_list(name: str, items: Iterable[Any], status: int = 200, **more: Any)
     """A JSON response of ``items`` under ``name``, and what ``more`` there is."""
     rest = "".join(f",{to_json(key)}:{to_json(value)}" for key, value in more.items())
     return _Document(f'{{"{name}":{to_json_list(items)}{rest}}}'.encode(), status)
+
+
+def fitting(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first of these, as far as they fit an answer together; at least one, where there is one."""
+    shown: list[dict[str, Any]] = []
+    size = 0
+    for item in items:
+        size += json_bytes(item)
+        if shown and size > MOST_PAGE:
+            break
+        shown.append(item)
+    return shown
 
 
 def file(record: FileRecord) -> dict[str, Any]:

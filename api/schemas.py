@@ -374,7 +374,7 @@ MODEL: Schema = record(
     revision=_or_null(_TEXT),
     description=_TEXT,
 )
-MODELS: Schema = listing(MODEL, object={"const": "list"})
+MODELS: Schema = listing(MODEL, object={"const": "list"}, next_cursor=_or_null(_TEXT))
 
 WORKER: Schema = record(
     "A live worker.",

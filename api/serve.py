@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from functools import partial
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 #: seconds that requests may take to end when the server is told to stop
 _GRACE = 5
+#: seconds that a thread computes while another wants to: a submission waits for its turn some twenty times,
+#: after each of its calls of the database, while a large body is parsed
+_GIVE_WAY = 0.001
 #: files that a process has open besides its connections: the database's, outputs, libraries
 _OTHER_FILES = 512
 
@@ -134,6 +138,7 @@ def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: i
     """The application, in a process of its own, which ends when ``parent`` is dead, even if it is by now."""
     lifeline.close()
     logging.getLogger().setLevel(settings.log_level)
+    sys.setswitchinterval(_GIVE_WAY)
     app = create_app(settings)
     services: Services = app.extensions["qanvas"]
     Finalize(services, services.close, exitpriority=0)  # multiprocessing runs no atexit

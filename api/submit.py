@@ -16,6 +16,7 @@ from api.limits import Reservation
 from api.services import Accepted, Services
 from shared import webhooks
 from shared.catalog.judging import MAX_FAULTS
+from shared.compact import json_bytes
 from shared.errors import FieldError, InvalidInput
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
 from shared.jobs.records import Job, NewJob, Read, Submitted
@@ -105,6 +106,7 @@ def retry(services: Services, tenant: str, job_id: str, *, once: bool = False) -
     """A new job like an ended one; ``once``: only the first time. Raises NotFound, Conflict, OverLimit."""
     services.limits.submission(auth.caller())
     job = services.jobs.retry(job_id, tenant=tenant, limits=services.waiting_limits([tenant]), once=once)
+    services.limits.storage.move(tenant, used=json_bytes(job.input) + json_bytes(job.metadata))
     services.announce([job])
     return job
 

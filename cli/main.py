@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from cli import streams
 from cli.commands import client, dead, demo, keys, programs, tenants, train, up
 from cli.progress import Unsuccessful
 from cli.signals import Stopped
@@ -43,6 +44,7 @@ for command in (
 
 def main() -> None:
     """Run a command and exit; what goes wrong on purpose is one message, not a traceback."""
+    streams.open_missing()
     try:
         sys.exit(qanvas.main(standalone_mode=False))
     except click.ClickException as error:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cli.client import Client
 from cli.embedded.folder import DataFolder
 from shared.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from shared.database import Database
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,6 +38,22 @@ def settings_from(**options: object) -> Settings:
     """Settings from the environment, and over them every option that was given."""
     given = {PREFIX + name.upper(): str(value) for name, value in options.items() if value is not None}
     return Settings.from_env({**os.environ, **given})
+
+
+def keep_private(settings: Settings) -> int:
+    """Let nobody else read what this process writes; returns the umask of before."""
+    from shared import private  # SQLAlchemy comes with it, which commands that talk to a server do not need
+
+    return private.keep_private(settings)
+
+
+def open_database(settings: Settings) -> Database:
+    """The database, for commands that use nothing else of the data folder."""
+    from shared.database import Database
+
+    if settings.database_url.startswith("sqlite"):
+        keep_private(settings)
+    return Database(settings.database_url)
 
 
 def client_from(url: str | None, key: str | None, data: Path | None) -> Client:

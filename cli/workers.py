@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.embedded import children
-from cli.signals import Stopped, stopping
+from cli.embedded.keeper import why
+from cli.embedded.restarts import Complaints, Restarts
+from cli.signals import Stopped, stopping, undisturbed
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 
@@ -20,8 +23,8 @@ log = logging.getLogger(__name__)
 
 #: the device that means each one there is
 ALL = "all"
-#: seconds between two looks at the workers, and until one that ended is started again
-_LOOK, _AGAIN = 0.2, 5.0
+#: seconds between two looks at the workers
+_LOOK = 0.2
 #: seconds beyond ``drain_seconds`` that workers get to end
 _GRACE = 10.0
 
@@ -45,17 +48,18 @@ def devices() -> list[str]:
 class _Worker:
     device: str
     process: subprocess.Popen[bytes] | None = None
-    due: float = 0.0
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 def run_each(settings: Settings, names: Sequence[str]) -> None:
     """Run a worker on each device until this process is told to stop; then wait until they have left."""
-    workers = [_Worker(name) for name in names]
+    workers, complaints = [_Worker(name) for name in names], Complaints()
     try:
         with stopping() as request:
             while not request.asked:
                 for worker in workers:
-                    _tend(worker, settings)
+                    with complaints.survive(f"start the worker on {worker.device}"):
+                        _tend(worker, settings)
                 time.sleep(_LOOK)
     except Stopped:
         pass
@@ -67,12 +71,23 @@ def run_each(settings: Settings, names: Sequence[str]) -> None:
 def _tend(worker: _Worker, settings: Settings) -> None:
     now = time.monotonic()
     if worker.process is not None and (status := worker.process.poll()) is not None:
-        log.warning("the worker on %s ended with status %d; again in %.0f s", worker.device, status, _AGAIN)
-        worker.process, worker.due = None, now + _AGAIN
-    if worker.process is None and now >= worker.due:
-        worker.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cli.main", "worker"],
-            env={**os.environ, **settings.with_(device=worker.device).as_env()},
-            process_group=0,
-            preexec_fn=children.die_with_parent(),  # noqa: PLW1509 - two system calls, no lock is taken
-        )
+        children.signal_group(worker.process.pid, signal.SIGKILL)  # what it started itself goes with it
+        worker.process, wait = None, worker.restarts.died(now)
+        log.warning("the worker on %s ended (%s); again in %.0f s", worker.device, why(status), wait)
+    if worker.process is None and now >= worker.restarts.due:
+        worker.restarts.begin(now)
+        try:
+            with undisturbed():
+                worker.process = _start(settings.with_(device=worker.device))
+        except OSError:
+            worker.restarts.died(now)
+            raise
+
+
+def _start(settings: Settings) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.main", "worker"],
+        env={**os.environ, **settings.as_env()},
+        process_group=0,
+        preexec_fn=children.die_with_parent(),  # noqa: PLW1509 - two system calls, no lock is taken
+    )

@@ -18,10 +18,11 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
-from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from shared import revisions
 from shared.compact import to_json
 from shared.errors import ConfigurationError, MissingExtra, Unavailable
 
@@ -49,6 +50,8 @@ IDLE_SECONDS = 15.0
 _SQLITE_CANNOT_WRITE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 #: a server that takes no writes, as after a failover, and one whose disk is full
 _POSTGRESQL_CANNOT_WRITE = ("25006", "53100")
+#: PostgreSQL's: no right to a table, no such table, schema or database, damaged data, a damaged index
+_REFUSED_STATES = ("42501", "42P01", "3F000", "3D000", "XX001", "XX002")
 _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
@@ -56,7 +59,7 @@ class Database:
     """A pool of connections; ``read`` and ``write`` open one transaction each."""
 
     def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
+        self.url = _parsed(url)
         backend = self.url.get_backend_name()
         if backend not in ("sqlite", "postgresql"):
             raise ConfigurationError(
@@ -118,45 +121,45 @@ class Database:
         return here + clock[1]
 
     def migrate(self) -> None:
-        """Bring the tables to what this version needs; does nothing when they are there already."""
-        from alembic import command
+        """Bring the tables to what this version needs; does nothing when they are there already.
 
-        with self.write() as connection:
+        Raises ConfigurationError, and changes nothing, where the database cannot be used or is not ours."""
+        with revisions.usable(self.url), self.write() as connection:
             if self.dialect == "postgresql":  # two processes may start on an empty database at once
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7205759403792793)"))
-            command.upgrade(_alembic(connection), "head")
+            revisions.upgrade(connection)
 
     def check_migrated(self) -> None:
-        """Raises ConfigurationError when the tables are older or newer than this version needs."""
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
-
-        with self.read() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-            wanted = ScriptDirectory.from_config(_alembic(connection)).get_current_head()
-        if found != wanted:
-            raise ConfigurationError(
-                f"the database is at revision {found or 'none'}, this version needs {wanted}; "
-                "run: qanvas migrate"
-            )
+        """Raises ConfigurationError when the tables are not this version's, or it cannot be used at all."""
+        with revisions.usable(self.url), self.read() as connection:
+            revisions.check(connection)
 
     def dispose(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
 
 
-def _alembic(connection: Connection) -> Any:
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "jobs" / "migrations"))
-    config.attributes["connection"] = connection
-    return config
+def _parsed(url: str) -> sa.URL:
+    """The URL's parts. The message of what cannot be parsed leaves the URL out: it may hold a password."""
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            "QANVAS_DATABASE_URL is no database URL; expected postgresql://user:password@host:port/database "
+            "or sqlite:////absolute/path, with special characters of the password percent-encoded"
+        ) from None
 
 
 def _sqlite(url: sa.URL) -> Engine:
     if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(url.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot make the folder {folder} for the database: {error.strerror}; "
+                "name another in QANVAS_DATA or QANVAS_DATABASE_URL"
+            ) from None
     engine = sa.create_engine(
         url,
         json_serializer=to_json,
@@ -170,7 +173,9 @@ def _sqlite(url: sa.URL) -> Engine:
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        tables = {name for (name,) in cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not revisions.is_foreign(tables):  # the mode is kept in the file: another program's stays as it is
+            cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
@@ -285,7 +290,18 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise _unavailable(error) from error
+        if _is_broken(error.orig):
+            raise Unavailable("the database cannot be used", _first_line(error)) from error
         raise
+    except sqlite3.Error as error:  # from where a transaction begins, which SQLAlchemy does not wrap
+        raise Unavailable("the database cannot be used", str(error)) from error
+
+
+def _is_broken(error: BaseException | None) -> bool:
+    """Whether the database is damaged, or refuses this user its tables: no statement is to blame."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return getattr(error, "sqlstate", None) in _REFUSED_STATES
 
 
 def _unavailable(error: Exception) -> Unavailable:

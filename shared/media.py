@@ -88,7 +88,7 @@ def fits(kind: str, media_type: str) -> bool:
 
 _DATA = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)?((?:;[^;,]*)*),", re.IGNORECASE)
 #: characters of a ``data:`` URI before its comma, and characters that are decoded in one step
-_MOST_HEAD, _STEP = 1024, 1 << 20
+_MOST_HEAD, _STEP = 1024, 1 << 18
 
 
 def decode_data_uri(uri: str, pointer: str) -> tuple[str, bytes]:

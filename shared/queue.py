@@ -24,6 +24,8 @@ _PROBE = "qanvas:writable"
 
 log = logging.getLogger(__name__)
 
+#: tickets that a queue needs at most: more than all workers together take until upkeep looks again
+MOST_TICKETS = 10_000
 #: tickets in one round trip
 _BATCH = 500
 #: seconds for which tickets gather after some were sent, so many for each of them: a round trip for each
@@ -45,7 +47,9 @@ def make_celery(settings: Settings) -> Celery:
     """The Celery app, for the side that sends tickets and the side that takes them.
 
     Without ack emulation Celery 5.7 outlives a restart of Redis (with it, a partly loaded worker exits).
-    A ticket can be lost that way; leases and upkeep in the database make that harmless.
+    A ticket can be lost that way; leases and upkeep in the database make that harmless. Queues are not
+    declared: tickets are pushed to a queue by its name, and a Redis without memory would refuse the binding
+    that a declaration writes, and so end a worker that connects.
     """
     from celery import Celery
     from kombu import Exchange, Queue
@@ -53,7 +57,8 @@ def make_celery(settings: Settings) -> Celery:
     app = Celery("qanvas", broker=kombu_url(settings.redis_url))
     app.conf.update(
         task_queues=[
-            Queue(queue_name(name), Exchange(""), routing_key=queue_name(name)) for name in settings.queues
+            Queue(queue_name(name), Exchange(""), routing_key=queue_name(name), no_declare=True)
+            for name in settings.queues
         ],
         task_default_queue=queue_name(settings.queues[0]),
         task_ignore_result=True,
@@ -151,7 +156,8 @@ class Tickets:
         for queue, count in pending.items():
             ticket = _ticket(self._settings, queue)
             for some in in_chunks(ticket.copies(count), _BATCH):
-                self._redis.lpush(queue_name(queue), *some)
+                if self._redis.lpush(queue_name(queue), *some) > MOST_TICKETS:
+                    self._redis.ltrim(queue_name(queue), 0, MOST_TICKETS - 1)
 
 
 class _Ticket:

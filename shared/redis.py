@@ -27,8 +27,12 @@ def connect(url: str, *, timeout: float | None, retry: bool = True) -> Any:
             socket_connect_timeout=timeout,
             **({} if retry else {"retry": Retry(NoBackoff(), 0)}),
         )
-    except ValueError as error:
-        raise ConfigurationError(f"QANVAS_REDIS_URL={url!r}: {error}") from None
+    except ValueError:
+        # neither the URL nor the library's words, which quote parts of it: it may hold a password
+        raise ConfigurationError(
+            "QANVAS_REDIS_URL is no URL of a Redis; expected redis://, rediss:// or redis+socket://, with "
+            "special characters of the password percent-encoded"
+        ) from None
 
 
 def kombu_url(url: str) -> str:

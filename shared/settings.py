@@ -46,11 +46,23 @@ def _any_names(text: str) -> tuple[str, ...]:
 
 
 def _optional_path(text: str) -> Path | None:
-    return Path(text).expanduser().resolve() if text else None
+    return _path(text) if text else None
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().resolve()
+    try:
+        return Path(text).expanduser().resolve()
+    except RuntimeError as error:  # a home that is not known, or links that lead to each other
+        raise ValueError(f"{error}; expected an absolute path") from None
+
+
+def _data(text: str) -> Path:
+    if not text.strip():
+        raise ValueError("expected a folder")
+    path = _path(text)
+    if any(character in str(path) for character in "?\n\r\0"):
+        raise ValueError("expected a path without question marks and line breaks")
+    return path
 
 
 def _positive(text: str) -> float:
@@ -77,6 +89,12 @@ def _bytes(text: str) -> int:
     return value
 
 
+def _server_bytes(text: str) -> int:
+    if (value := int(text)) < 16 << 20:
+        raise ValueError("expected at least 16777216 bytes, 16 MiB")
+    return value
+
+
 def _limit(text: str) -> int:
     if (value := int(text)) < 0:
         raise ValueError("expected a whole number, or 0 for none")
@@ -96,12 +114,19 @@ def _level(text: str) -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("data", "./data", "Folder of everything that is kept: database, outputs, downloads.", _path),
+    Setting("data", "./data", "Folder of everything that is kept: database, outputs, downloads.", _data),
     Setting("host", "127.0.0.1", "Address the API listens on. Any but loopback needs a key.", str),
     Setting("port", "8000", "Port the API listens on; 0 takes a free one.", _port),
     Setting("database_url", "", "SQLAlchemy URL; empty: SQLite in the data folder.", str),
     Setting(
         "redis_url", "redis://127.0.0.1:6379/0", "Redis or Valkey: redis://, rediss://, redis+socket://.", str
+    ),
+    Setting(
+        "valkey_memory_bytes",
+        str(256 << 20),
+        "Memory of the Valkey that `qanvas up` starts, in bytes; when it is full, the oldest events and "
+        "previews go first. A Redis of your own has its own setting.",
+        _server_bytes,
     ),
     Setting(
         "storage_url", "", "Where files lie: file:///path or s3://bucket/prefix; empty: the data folder.", str
@@ -173,7 +198,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limit_submissions", "0", "Jobs a minute that each key may submit; 0: any number.", _limit),
     Setting("limit_queued", "0", "Jobs that a tenant may have waiting; 0: any number.", _limit),
     Setting("limit_running", "0", "Jobs that a tenant may have running at once; 0: any number.", _limit),
-    Setting("limit_storage_bytes", "0", "Bytes that a tenant's files and outputs may have; 0: any.", _limit),
+    Setting(
+        "limit_storage_bytes", "0", "Bytes that a tenant's files, outputs and jobs may take; 0: any.", _limit
+    ),
     Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
     Setting("input_allow_private", "0", "1 lets input files be fetched from private addresses.", _flag),
     Setting("fetch_seconds", "120", "Time that fetching one input file from a URL may take.", _positive),
@@ -208,6 +235,7 @@ class Settings:
     port: int
     database_url: str
     redis_url: str
+    valkey_memory_bytes: int
     storage_url: str
     catalog: Path | None
     queues: tuple[str, ...]

@@ -114,5 +114,7 @@ def test_unix_sockets_are_spelled_as_each_library_wants_them() -> None:
         connect("redis+socket:///tmp/x.sock", timeout=1).connection_pool.connection_kwargs["path"]
         == "/tmp/x.sock"
     )
-    with pytest.raises(ConfigurationError, match="QANVAS_REDIS_URL"):
-        connect("amqp://h", timeout=1)
+    for url in ("amqp://:secret@h", "redis://:secret/with@host:6379/0"):
+        with pytest.raises(ConfigurationError, match="QANVAS_REDIS_URL is no URL") as refused:
+            connect(url, timeout=1)
+        assert "secret" not in str(refused.value)

@@ -32,6 +32,7 @@ from shared.jobs.leases import Leases
 from shared.jobs.records import Ending, Failed, Finish, HandedBack, Job, StoppedOnRequest
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
+from shared.logs import one_line
 from shared.queue import Tickets
 from worker import patience
 from worker.announce import announce
@@ -173,7 +174,7 @@ class Endings:
         if ending is not None:
             self._noted(job, ending)
         if isinstance(ending, Failed):
-            log.warning("%s failed in attempt %d: %s", job.id, job.attempt, ending.message)
+            log.warning("%s failed in attempt %d: %s", job.id, job.attempt, one_line(ending.message))
             if ending.traceback is not None and ending.type == "internal":
                 log.warning("%s", ending.traceback)
         try:

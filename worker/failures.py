@@ -33,6 +33,6 @@ class FailuresInARow:
         if not 0 < self._most <= kinds:
             return None
         return (
-            f"takes no more jobs: those of {kinds} kinds failed with `internal` in a row, and none "
+            f"took itself out: jobs of {kinds} kinds failed with `internal` in a row, and none "
             "succeeded; look into its log, and start it again"
         )

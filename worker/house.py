@@ -43,6 +43,7 @@ from worker.results import Results
 from worker.retention import Retention
 from worker.runner import Runner
 from worker.scratch import Scratch
+from worker.ticketless import Ticketless
 from worker.upkeep import Upkeep
 from worker.watch import Watch
 from worker.watched import WatchedDatabase, watched
@@ -153,6 +154,15 @@ class House:
             busy=busy,
             device_failed=self.watch.device_failed,
         )
+        self.ticketless = Ticketless(
+            queues=settings.queues,
+            slots=settings.slots,
+            every=settings.upkeep_seconds,
+            jobs=jobs,
+            tickets=self.tickets,
+            held=lambda: len(self.keeper.held()),
+            take=self.runner.ticket,
+        )
         departure = Departure(
             worker_id=self.id,
             leases=leases,
@@ -196,6 +206,7 @@ class House:
         self.requests.start()
         self.upkeep.bury(self.scratch.dead, self.scratch.left)
         self.upkeep.start()
+        self.ticketless.start()
         self.deliverer.start()
         self.retention.start()
 
@@ -206,6 +217,7 @@ class House:
         self.watch.close()
 
     def _close(self) -> None:
+        self.ticketless.close()
         self.endings.close()
         self.fitness.close()
         self.upkeep.close()

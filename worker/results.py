@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from shared.catalog.entries import to_entry
 from shared.catalog.models import Model, Stored
 from shared.catalog.tasks import TASKS
+from shared.compact import json_bytes
+from shared.errors import JobError
 from shared.jobs.records import Job, NewModel, NewOutput, Succeeded
 from shared.storage.base import Storage
 from worker.checkpoints import upload
 from worker.encode import MEDIA_TYPE, encode_png
 from worker.engines.base import File, Image, Result, TrainedModel
 from worker.watchdog import Busy
+
+#: bytes of JSON that a job's ``result`` may have: everybody who looks at the job gets all of it
+MOST_RESULT = 4 << 20
 
 
 class Results:
@@ -25,7 +30,14 @@ class Results:
         self._busy = busy or Busy()
 
     def store(self, job: Job, result: Result, load_seconds: float) -> Succeeded:
-        """Store the outputs and the trained model. Raises Unavailable."""
+        """Store the outputs and the trained model. Raises Unavailable, and JobError for a result that is too
+        large for a row."""
+        if (size := json_bytes(result.value)) > MOST_RESULT:
+            raise JobError(
+                f"its result takes {size} bytes as JSON, and at most {MOST_RESULT} are kept; ask for less of "
+                "it, or give it as a file among the outputs",
+                type="invalid-input",
+            )
         return Succeeded(
             outputs=self._outputs(job, result.outputs),
             result=result.value,

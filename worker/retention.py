@@ -68,6 +68,8 @@ class Retention:
         self._expire("output", self._kept.expire_outputs, self._keep_outputs)
         self._expire("uploaded file", self._kept.expire_files, self._keep_uploads)
         now = time.monotonic()
+        self._storage.sweep()
+        self._expire("input of no job", self._kept.expire_unread_inputs, self._keep_orphans)
         if self._keep_orphans and (self._looked is None or now - self._looked >= _LOOK_EVERY):
             self._looked = now
             self.remove_orphans()

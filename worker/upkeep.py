@@ -15,7 +15,7 @@ from shared.jobs.leases import Leases
 from shared.jobs.records import Job
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.queue import Tickets
+from shared.queue import MOST_TICKETS, Tickets
 from worker.announce import announce
 from worker.awake import awake_seconds
 from worker.checkpoints import Checkpoints
@@ -25,8 +25,6 @@ from worker.scratch import Attempt
 log = logging.getLogger(__name__)
 
 _LOCK = "upkeep"
-#: tickets that a queue needs at most: more than all workers together take between two rounds
-_TICKETS = 10_000
 #: leases without a sign of life after which a worker is forgotten
 _SILENT_LEASES = 10
 #: seconds between two looks for checkpoints that nobody needs
@@ -172,7 +170,7 @@ class Upkeep:
         last round too is sent again."""
         before, self._missing = self._missing, {}
         # what is set aside gets its ticket when it is let in
-        for queue, ready in self._jobs.ready(_TICKETS).items():
+        for queue, ready in self._jobs.ready(MOST_TICKETS).items():
             missing = ready - self._tickets.waiting(queue)
             if missing <= 0:
                 continue

@@ -9,7 +9,7 @@ from flask import Response
 
 from api import schemas
 from api.operations import Answer, Call, Group
-from api.present import answer, attempt
+from api.present import answer, answer_list, attempt
 from api.routes.jobs import own_job
 from api.submit import retry, when
 from api.waiting import present_jobs
@@ -81,7 +81,7 @@ def list_dead_letters(call: Call) -> Response:
         }
         for job, shown in zip(page.items, present_jobs(services, page.items), strict=True)
     ]
-    return answer({"data": letters, "next_cursor": page.next_cursor})
+    return answer_list("data", letters, next_cursor=page.next_cursor)
 
 
 @group.operation(

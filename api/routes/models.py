@@ -18,11 +18,21 @@ def _present(call: Call, model: Model) -> dict[str, object]:
 
 
 @group.operation(
-    "GET", "/v1/models", summary="List models", answers={200: Answer("All models.", schemas.MODELS)}
+    "GET",
+    "/v1/models",
+    summary="List models",
+    query={
+        "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 1000},
+        "cursor": {**schemas.SHORT, "description": "`next_cursor` of the page before."},
+    },
+    answers={200: Answer("Those of the server, then one's own by id. Mostly all of them.", schemas.MODELS)},
 )
 def list_models(call: Call) -> Response:
-    found = call.services.catalog.list(call.tenant)
-    return present.answer({"object": "list", "data": [_present(call, model) for model in found]})
+    limit = call.query["limit"]
+    found = call.services.catalog.page(call.tenant, after=call.query.get("cursor"), limit=limit + 1)
+    shown = present.fitting(_present(call, model) for model in found[:limit])
+    following = shown[-1]["id"] if len(shown) < len(found) else None
+    return present.answer_list("data", shown, object="list", next_cursor=following)
 
 
 @group.operation(

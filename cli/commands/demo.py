@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -37,6 +38,7 @@ def demo(prompt: str, data: Path | None, out: Path, model: str | None) -> None:
         if data is None:
             data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qanvas-demo-")))
         settings = options.settings_from(data=data, port=0, host="127.0.0.1")
+        umask = options.keep_private(settings)
         click.echo("starting the API, Valkey and a worker …", err=True)
         server = stack.enter_context(Supervisor(settings))
         client = stack.enter_context(Client(server.url, settings.key))
@@ -44,6 +46,7 @@ def demo(prompt: str, data: Path | None, out: Path, model: str | None) -> None:
         click.echo(f'{chosen}: "{prompt}"', err=True)
         job = client.submit({"model": chosen, "input": {"prompt": prompt}})
         job = watch(client, job, meanwhile=server.tend)
+        os.umask(umask)  # the picture is the user's own
         [path, *_] = save(client, job, out / f"{slug(prompt)}-{job['id'][-6:].lower()}.png")
         click.echo(path)
     sys.stdout.flush()

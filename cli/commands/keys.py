@@ -87,10 +87,9 @@ def open_(yes: bool, data: Path | None) -> None:
 
 
 def _store(data: Path | None) -> KeyStore:
-    from shared.database import Database
     from shared.jobs.keys import KeyStore
 
-    database = Database(options.settings_from(data=data).database_url)
+    database = options.open_database(options.settings_from(data=data))
     database.check_migrated()
     return KeyStore(database)
 

@@ -32,6 +32,7 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
         from api.serve import serve
     except ModuleNotFoundError as error:
         raise _missing(error) from None
+    options.keep_private(settings)
     serve(settings, settings.api_processes)
 
 
@@ -43,7 +44,7 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
 )
 @click.option("--slots", type=click.IntRange(1), help="Jobs held at once (QANVAS_SLOTS, 12).")
 @click.option(
-    "--check", is_flag=True, help="Only say whether a worker on this machine takes jobs; for health checks."
+    "--check", is_flag=True, help="Only say whether a worker lives on this machine; for health checks."
 )
 def worker(queues: str | None, device: str | None, slots: int | None, check: bool) -> None:
     """Run jobs on one device of this machine, or on all of them."""
@@ -51,6 +52,7 @@ def worker(queues: str | None, device: str | None, slots: int | None, check: boo
     if check:
         _check(settings)
         return
+    options.keep_private(settings)
     if settings.device == ALL:
         names = devices()
         if len(names) > 1:
@@ -68,26 +70,24 @@ def worker(queues: str | None, device: str | None, slots: int | None, check: boo
 @options.data
 def migrate(data: Path | None) -> None:
     """Bring the database to what this version needs."""
-    from shared.database import Database
-
-    database = Database(options.settings_from(data=data).database_url)
+    database = options.open_database(options.settings_from(data=data))
     database.migrate()
     click.echo(f"{database.url.render_as_string(hide_password=True)} is up to date", err=True)
 
 
 def _check(settings: Settings) -> None:
-    from shared.database import Database
     from shared.jobs.leases import Leases
+    from shared.revisions import usable
 
-    lease = settings.lease_seconds
-    alive = Leases(Database(settings.database_url), lease).workers(alive_within=lease)
+    lease, database = settings.lease_seconds, options.open_database(settings)
+    with usable(database.url):
+        alive = Leases(database, lease).workers(alive_within=lease)
     here = [one for one in alive if one.host == socket.gethostname()]
     if not here:
         raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")
-    if all(one.trouble for one in here):
-        raise Unavailable(f"no worker on this machine takes jobs: worker {here[0].id} {here[0].trouble}")
     for one in here:
-        click.echo(f"{one.id} on {one.device}: {len(one.running)} jobs, {one.slots} slots")
+        trouble = f"; takes no jobs: {one.trouble}" if one.trouble else ""
+        click.echo(f"{one.id} on {one.device}: {len(one.running)} jobs, {one.slots} slots{trouble}")
 
 
 def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError | MissingExtra:

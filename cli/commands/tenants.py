@@ -82,10 +82,9 @@ def _shown(size: float | None) -> str:
 
 
 def _store(data: Path | None) -> Tenants:
-    from shared.database import Database
     from shared.jobs.tenants import Tenants
 
     settings = options.settings_from(data=data)
-    database = Database(settings.database_url)
+    database = options.open_database(settings)
     database.check_migrated()
     return Tenants(database, settings)

@@ -11,6 +11,7 @@ import click
 
 from cli import options
 from cli.signals import Stopped, stopping
+from cli.streams import say
 from cli.workers import ALL, devices
 
 #: seconds between two looks at the children
@@ -46,17 +47,19 @@ def up(host: str | None, port: int | None, data: Path | None, workers: int | Non
     from cli.embedded.supervisor import Supervisor
 
     settings = options.settings_from(host=host, port=port, data=data)
-    each = devices() if workers is None or settings.device == ALL else [settings.device] * workers
     logging.basicConfig(level=settings.log_level, format="qanvas: %(message)s")
     for chatty in ("httpx", "httpcore", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    click.echo(f"qanvas: data and logs in {settings.data}", err=True)
+    say(f"qanvas: data and logs in {settings.data}", err=True)
     try:
-        with stopping() as request, Supervisor(settings, each) as server:
-            click.echo(f"ready {server.url}")
-            while not request.asked:
-                server.tend()
-                time.sleep(_LOOK)
+        with stopping() as request:
+            options.keep_private(settings)
+            each = devices() if workers is None or settings.device == ALL else [settings.device] * workers
+            with Supervisor(settings, each) as server:
+                say(f"ready {server.url}")
+                while not request.asked:
+                    server.tend()
+                    time.sleep(_LOOK)
     except Stopped:
         pass
-    click.echo("qanvas: stopped", err=True)
+    say("qanvas: stopped", err=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -16,8 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 _PR_SET_PDEATHSIG = 1
+#: seconds that the kernel may take for what is killed
+_KILLED_SECONDS = 1.0
+_TAIL_LINES, _TAIL_BYTES = 15, 1 << 16
+
+log = logging.getLogger(__name__)
 
 
 def die_with_parent() -> Callable[[], None]:
@@ -45,9 +52,9 @@ def start(
     cwd: Path | None = None,
     user: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a child in its own process group, its output appended to ``log``."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    """Start a child in its own process group, its output appended to ``log``, or dropped where that cannot be
+    opened. Raises OSError."""
+    with _appended(log) as output:
         return subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -61,6 +68,16 @@ def start(
             process_group=0,
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - two system calls, no lock is taken
         )
+
+
+def _appended(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:  # a full disk is no reason not to start
+        null = open(os.devnull, "ab")  # noqa: PTH123, SIM115 - the caller closes it
+        log.warning("cannot write %s: %s; what would be said there is lost", path, error.strerror)
+        return null
 
 
 def signal_group(group: int, number: signal.Signals) -> None:
@@ -80,12 +97,18 @@ def stop(processes: Iterable[subprocess.Popen[bytes]], *, grace: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
         signal_group(process.pid, signal.SIGKILL)
-        process.wait()
+    for process in running:
+        # one that hangs in the kernel, on a file server that is gone say, ends when that answers
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILLED_SECONDS)
 
 
-def tail(log: Path, lines: int = 15) -> str:
-    """The end of a log, for the message that says why a child failed."""
+def tail(log: Path, start: int = 0) -> str:
+    """The end of a log from that byte on, for the message that says why a child failed."""
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(min(start, size), size - _TAIL_BYTES))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
     except OSError:
         return ""

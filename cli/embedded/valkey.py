@@ -6,19 +6,38 @@ binary is run directly.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
+import logging
+import os
+import shutil
 import socket
+import stat
 import subprocess
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from cli.embedded import children
+from cli.embedded.keeper import Child
 from shared.errors import ConfigurationError
 
+log = logging.getLogger(__name__)
+
+_SOCKET = "valkey.sock"
 #: bytes; the kernel's limit for a socket's path is 108 on Linux and 104 on macOS
 _LONGEST_SOCKET_PATH = 100
 _START_SECONDS = 15.0
+#: seconds that it may take to load its data, which are few; in vain twice in a row, they are unreadable
+_LOAD_SECONDS = 60.0
+UNREADABLE = 2
+#: folders of unreadable data that are kept
+_KEPT_ASIDE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +50,7 @@ class Address:
     @property
     def url(self) -> str:
         if self.socket is not None:
-            return f"redis+socket://{self.socket}"
+            return f"redis+socket://{quote(str(self.socket))}"
         return f"redis://127.0.0.1:{self.port}/0"
 
     def answers(self) -> bool:
@@ -60,11 +79,18 @@ def binary() -> Path:
 
 
 def address_in(folder: Path) -> Address:
-    """A unix socket in the folder, or a free port of loopback where its path would be too long."""
-    path = folder / "valkey.sock"
-    if len(str(path).encode()) < _LONGEST_SOCKET_PATH:
+    """A unix socket in the folder; where its path would be too long, in a folder of this user's own below the
+    one for temporary files. Never a port: every user of this machine reaches those."""
+    path = folder / _SOCKET
+    if _fits(path):
         return Address(socket=path)
-    return Address(port=free_port())
+    name = f"qanvas-{os.geteuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    places = [Path(place) / name / _SOCKET for place in (tempfile.gettempdir(), "/tmp")]
+    return Address(socket=next(filter(_fits, places)))
+
+
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path)) < _LONGEST_SOCKET_PATH
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -74,16 +100,20 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def command(folder: Path, address: Address) -> list[str | Path]:
-    """The command of a server whose data lie in ``folder`` and survive a kill."""
+def command(folder: Path, address: Address, memory: int = 256 << 20) -> list[str | Path]:
+    """The command of a server whose data lie in ``folder`` and survive a kill.
+
+    Beyond ``memory`` bytes it drops keys that expire anyway, those first that were not used for the longest
+    time: events and previews of jobs that ended. Tickets do not expire, and so stay."""
     listen: list[str | Path]
     if address.socket is None:
         listen = ["--bind", "127.0.0.1", "--port", str(address.port)]
     else:
         listen = ["--port", "0", "--unixsocket", address.socket, "--unixsocketperm", "700"]
     durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
-    folder.mkdir(parents=True, exist_ok=True)
-    return [binary(), *listen, "--dir", folder, *durable, "--protected-mode", "yes", "--daemonize", "no"]
+    bounded = ["--maxmemory", str(memory), "--maxmemory-policy", "volatile-lru"]
+    other = ["--protected-mode", "yes", "--daemonize", "no"]
+    return [binary(), *listen, "--dir", folder, *durable, *bounded, *other]
 
 
 def wait(process: subprocess.Popen[bytes], address: Address, *, log: Path) -> None:
@@ -93,3 +123,83 @@ def wait(process: subprocess.Popen[bytes], address: Address, *, log: Path) -> No
         if process.poll() is not None or time.monotonic() > deadline:
             raise ConfigurationError(f"Valkey did not start; the end of {log}:\n{children.tail(log)}")
         time.sleep(0.02)
+
+
+class ValkeyChild(Child):
+    """The embedded server, whose data are set aside when it cannot read them: a broken file, a newer format.
+
+    No job is in them: workers send lost tickets again, and only the events of jobs that run are lost."""
+
+    def __init__(self, folder: Path, memory: int, env: Mapping[str, str], log: Path) -> None:
+        self.folder = folder
+        self.address = address_in(folder)
+        super().__init__("valkey", command(folder, self.address, memory), env, log)
+        #: whether it answered since it was started last
+        self.answered = False
+        #: starts in a row after which it never answered
+        self.unanswered = 0
+        #: where the data lie that were set aside last, while nothing answered since
+        self.aside: Path | None = None
+
+    def prepare(self) -> None:
+        self.answered = False
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            _set_aside(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (socket := self.address.socket) is not None and socket.parent != self.folder:
+            _make_own(socket.parent)
+
+    def look(self) -> None:
+        if not self.answered and self.address.answers():
+            self.answered, self.unanswered, self.aside = True, 0, None
+        elif not self.answered and time.monotonic() - self.restarts.begun > _LOAD_SECONDS:
+            assert self.process is not None
+            log.warning("Valkey does not answer after %.0f s, ending it", _LOAD_SECONDS)
+            self.process.kill()
+
+    def ended(self) -> None:
+        if self.answered:
+            return
+        self.unanswered += 1
+        if self.unanswered >= UNREADABLE and self.aside is None:
+            self.aside = _set_aside(self.folder)
+
+    def put_back(self) -> None:
+        """Undo the last setting aside: it did not help."""
+        if self.aside is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.aside.rename(self.folder)
+            log.warning("Valkey does not start without its data either: they are back in %s", self.folder)
+
+    def clear(self) -> None:
+        """Remove the socket, once the server has ended."""
+        if self.address.socket is not None:
+            with contextlib.suppress(OSError):
+                self.address.socket.unlink(missing_ok=True)
+                if self.address.socket.parent != self.folder:
+                    self.address.socket.parent.rmdir()
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename the folder, so that an empty one takes its place; only the newest few are kept."""
+    aside = folder.with_name(f"{folder.name}.unreadable-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
+    folder.rename(aside)
+    log.warning(
+        "Valkey cannot read its data: they are set aside as %s, and it starts without. No job is lost: "
+        "jobs are in the database; only events of the last day are not there any more",
+        aside,
+    )
+    for older in sorted(folder.parent.glob(f"{folder.name}.unreadable-*"))[:-_KEPT_ASIDE]:
+        shutil.rmtree(older, ignore_errors=True)
+    return aside
+
+
+def _make_own(folder: Path) -> None:
+    """A folder where all users may make some. Raises ConfigurationError when another user made it."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"{folder} belongs to another user; remove it, or choose a shorter data folder"
+        )
+    folder.chmod(0o700)

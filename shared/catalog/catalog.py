@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,20 @@ class Catalog:
         """Every model that the tenant may name. Raises Unavailable when the database is away."""
         trained = [self._from_row(row) for row in self._trained.list(tenant) if row.id not in self._fixed]
         return [*self._fixed.values(), *trained]
+
+    def page(self, tenant: str, *, after: str | None, limit: int) -> Sequence[Model]:
+        """So many of ``list``, those that come after the model of this id."""
+        fixed = list(self._fixed)
+        begin = 0 if after is None else fixed.index(after) + 1 if after in self._fixed else len(fixed)
+        found = [self._fixed[model_id] for model_id in fixed[begin : begin + limit]]
+        rest = after if after is not None and after not in self._fixed else ""
+        while len(found) < limit:
+            rows = self._trained.list(tenant, after=rest, limit=limit - len(found))
+            if not rows:
+                break
+            rest = rows[-1].id
+            found += [self._from_row(row) for row in rows if row.id not in self._fixed]
+        return found
 
     def get(self, model_id: str, tenant: str = "default") -> Model:
         """Raises NotFound."""

@@ -108,7 +108,7 @@ def _exceeds(rule: Mapping[str, Any], value: str | list[Any] | dict[str, Any]) -
     match value:
         case str():
             short = "enum" in rule or "const" in rule or "pattern" in rule
-            return len(value) > _LONG and (short or len(value) > rule.get("maxLength", len(value)))
+            return len(value) > _LONG and (short or len(value) > int(rule.get("maxLength", len(value))))
         case list():
-            return len(value) > rule.get("maxItems", len(value))
-    return len(value) > rule.get("maxProperties", len(value))
+            return len(value) > int(rule.get("maxItems", len(value)))
+    return len(value) > int(rule.get("maxProperties", len(value)))

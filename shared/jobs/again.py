@@ -14,6 +14,9 @@ from shared.jobs.records import Job, NewJob
 from shared.jobs.states import TERMINAL, Status
 from shared.jobs.tables import jobs
 
+#: retries of retries that are followed, one look into the database for each
+_MOST_RETRIES = 1000
+
 
 def like(connection: Connection, old: Job) -> NewJob:
     """The job to submit. Raises Conflict where it would fail at once, naming what to retry before it."""
@@ -38,7 +41,13 @@ def _newest(connection: Connection, old: Job) -> Mapping[str, str]:
     """For each job that the old one depends on its id, or that of its last retry where it ended badly."""
     newest = {job_id: job_id for job_id in old.depends_on}
     looked_at: Sequence[str] = old.depends_on
+    steps = 0
     while looked_at:  # a retry of a retry of …, each newer than the one before
+        if (steps := steps + 1) > _MOST_RETRIES:
+            raise Conflict(
+                f"job {old.id} depends on a job that was retried more than {_MOST_RETRIES} times, each retry "
+                "retried again; submit a new job"
+            )
         look = sa.select(jobs.c.id, jobs.c.status, jobs.c.retried_as)
         mine = look.where(jobs.c.id.in_(looked_at), jobs.c.tenant == old.tenant)
         found = {row.id: row for row in connection.execute(mine)}

@@ -95,6 +95,12 @@ class Kept:
         """Forget files older than so many seconds that no waiting or running job reads; their keys."""
         return self._expire(files, "file", ~_in_use(files.c.id), seconds, limit)
 
+    def expire_unread_inputs(self, seconds: float, limit: int) -> list[str]:
+        """Forget files that were made of ``data:`` URIs so long ago and that no job names, as whoever stored
+        them died before the job was made; their keys."""
+        named = sa.exists().where(job_inputs.c.reference == files.c.id)
+        return self._expire(files, "file", sa.and_(files.c.purpose == JOB_INPUT, ~named), seconds, limit)
+
     def _expire(
         self, table: sa.Table, kind: Kind, idle: sa.ColumnElement[bool], seconds: float, limit: int
     ) -> list[str]:

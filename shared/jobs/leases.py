@@ -39,6 +39,9 @@ _DIED = "died or fell silent"
 #: jobs woken, or expired, in one transaction
 _WAKE = 1000
 
+#: characters of what went wrong that are kept: from the beginning, and of a traceback from the end
+_MOST_SAID, _MOST_TRACEBACK = 2000, 20_000
+
 _CANCELED = {"type": "canceled", "message": "canceled while it ran", "retryable": False}
 _HOW: Mapping[type[Ending], attempts.How] = {
     Failed: "failed",
@@ -429,10 +432,11 @@ def _step_of(ending: Ending) -> tuple[str, dict[str, Any]]:
         case Succeeded():
             return "succeed", {"result": ending.result, "load_seconds": ending.load_seconds, "error": None}
         case Failed():
-            error = {"type": ending.type, "message": ending.message, "retryable": ending.retryable}
+            message = ending.message[:_MOST_SAID]
+            error = {"type": ending.type, "message": message, "retryable": ending.retryable}
             return "back-off" if ending.retryable else "fail", {
                 "error": error,
-                "traceback": ending.traceback,
+                "traceback": ending.traceback and ending.traceback[-_MOST_TRACEBACK:],
             }
         case StoppedOnRequest():
             return "stop", {"error": _CANCELED}

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from shared.database import Database
-from shared.jobs import transitions
+from shared.jobs import sizes, transitions
 from shared.jobs.records import Page
 from shared.jobs.states import Status
 from shared.jobs.tables import jobs, status_in, untried
@@ -43,12 +43,16 @@ class DeadLetters:
         self._database = database
 
     def list(self, tenant: str, which: Filter, *, limit: int, cursor: str | None = None) -> Page:
-        """A page of letters, newest first, after the one that ``cursor`` names."""
-        query = sa.select(jobs).where(*which.where(tenant)).order_by(jobs.c.id.desc()).limit(limit + 1)
+        """A page of letters, newest first, after the one that ``cursor`` names; it ends early where they are
+        large with their attempts."""
+        where = which.where(tenant)
         if cursor is not None:
-            query = query.where(jobs.c.id < cursor)
+            where.append(jobs.c.id < cursor)
+        dialect = self._database.dialect
+        size = sizes.text_bytes(dialect, *sizes.WRITTEN) + sizes.attempts_bytes(dialect)
         with self._database.read() as connection:
-            return Page.of(list(map(transitions.record, connection.execute(query))), limit)
+            rows, following = sizes.page(connection, where, size, limit)
+            return Page(tuple(map(transitions.record, rows)), following)
 
     def untried(self, tenant: str, which: Filter, *, limit: int, after: str, until: str) -> Sequence[str]:
         """The ids of letters between these two that nobody has tried again yet.

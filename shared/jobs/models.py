@@ -27,9 +27,10 @@ class TrainedModels:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def list(self, tenant: str) -> list[TrainedModelRow]:
-        """A tenant's trained models, by id."""
-        query = sa.select(models).where(models.c.tenant == tenant).order_by(models.c.id)
+    def list(self, tenant: str, *, after: str = "", limit: int | None = None) -> list[TrainedModelRow]:
+        """A tenant's trained models, by id, those that come after this one."""
+        query = sa.select(models).where(models.c.tenant == tenant, models.c.id > after)
+        query = query.order_by(models.c.id).limit(limit)
         with self._database.read() as connection:
             return [TrainedModelRow(**row._mapping) for row in connection.execute(query)]
 

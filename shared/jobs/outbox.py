@@ -177,10 +177,14 @@ class Outbox:
                 for state, which in kinds.items()
             }
 
-    def of_job(self, job_id: str, *, limit: int) -> list[Delivery]:
-        """A job's deliveries, the newest first."""
+    def of_job(self, job_id: str, *, limit: int, bodies: bool = False) -> list[Delivery]:
+        """A job's deliveries, the newest first; ``bodies``: with them, each of which holds the job."""
+        columns = [
+            sa.literal("").label("body") if column is deliveries.c.body and not bodies else column
+            for column in deliveries.c
+        ]
         query = (
-            sa.select(deliveries)
+            sa.select(*columns)
             .where(deliveries.c.job_id == job_id)
             .order_by(deliveries.c.id.desc())
             .limit(limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,12 +166,6 @@ class Page:
 
     items: tuple[Job, ...]
     next_cursor: str | None
-
-    @classmethod
-    def of(cls, found: Sequence[Job], limit: int) -> Page:
-        """The first ``limit`` of these; whoever found one more has shown that there is another page."""
-        items = tuple(found[:limit])
-        return cls(items, items[-1].id if len(found) > limit else None)
 
 
 @dataclass(frozen=True, slots=True)

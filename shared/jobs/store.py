@@ -33,6 +33,7 @@ from shared.jobs import (
     outbox,
     positions,
     reading,
+    sizes,
     transitions,
 )
 from shared.jobs.admission import Room
@@ -181,7 +182,8 @@ class JobStore:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """A page of jobs, newest first. Raises InvalidInput for a cursor that no page gave."""
+        """A page of jobs, newest first; it ends early where they are large. Raises InvalidInput for a cursor
+        that no page gave."""
         if cursor is not None and not is_id("job", cursor):
             raise InvalidInput([FieldError("/cursor", "must be the next_cursor of an earlier page")])
         wanted = {shown_status: status, jobs.c.task: task, jobs.c.model: model, jobs.c.group_name: group}
@@ -190,11 +192,10 @@ class JobStore:
         ]
         if cursor is not None:
             where.append(jobs.c.id < cursor)
+        size = sizes.text_bytes(self._database.dialect, *sizes.WRITTEN)
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(jobs).where(*where).order_by(jobs.c.id.desc()).limit(limit + 1)
-            ).all()
-            return Page.of(transitions.with_outputs(connection, rows), limit)
+            rows, following = sizes.page(connection, where, size, limit)
+            return Page(tuple(transitions.with_outputs(connection, rows)), following)
 
     def cancel(self, job_id: str, *, tenant: str | None = None) -> Job:
         """End a waiting job at once, or ask a running one to stop.

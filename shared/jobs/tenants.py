@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from shared.database import Database
 from shared.errors import InvalidInput, NotFound
+from shared.jobs import sizes
 from shared.jobs.keys import check_tenant
-from shared.jobs.tables import files, jobs, outputs, tenants
+from shared.jobs.tables import attempts, deliveries, files, jobs, outputs, tenants
 from shared.remembered import Remembered
 from shared.settings import Settings
 
@@ -34,7 +35,7 @@ class Limits:
     queued: int = 0
     #: jobs that run at once
     running: int = 0
-    #: bytes of uploaded files and of outputs
+    #: bytes of uploaded files and of outputs, and of jobs in the database
     storage_bytes: int = 0
 
 
@@ -87,15 +88,22 @@ class Tenants:
         return [(row.name, {name: getattr(row, name) for name in SETTABLE}) for row in rows]
 
     def stored_bytes(self, tenant: str) -> int:
-        """Bytes of the tenant's files and outputs; takes as long as it has rows."""
-        of_files = sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(files.c.tenant == tenant)
-        of_outputs = (
-            sa.select(sa.func.coalesce(sa.func.sum(outputs.c.bytes), 0))
-            .join(jobs, jobs.c.id == outputs.c.job_id)
-            .where(jobs.c.tenant == tenant)
+        """Bytes of the tenant's files and outputs, and of what its jobs, their attempts and webhooks hold in
+        the database; takes as long as it has rows."""
+        dialect = self._database.dialect
+        of_jobs = sa.select(sizes.stored_bytes(dialect, *sizes.WRITTEN, jobs.c.traceback).label("bytes"))
+        of_attempts = sizes.stored_bytes(dialect, attempts.c.error, attempts.c.traceback)
+        of_deliveries = sizes.stored_bytes(dialect, deliveries.c.body)
+        mine = jobs.c.tenant == tenant
+        parts = (
+            sa.select(files.c.bytes).where(files.c.tenant == tenant),
+            sa.select(outputs.c.bytes).join(jobs, jobs.c.id == outputs.c.job_id).where(mine),
+            of_jobs.where(mine),
+            sa.select(of_attempts.label("bytes")).join(jobs, jobs.c.id == attempts.c.job_id).where(mine),
+            sa.select(of_deliveries.label("bytes")).join(jobs, jobs.c.id == deliveries.c.job_id).where(mine),
         )
         with self._database.read() as connection:
-            return sum(int(connection.execute(query).scalar_one()) for query in (of_files, of_outputs))
+            return sum(int(connection.execute(_sum(part)).scalar_one()) for part in parts)
 
     def _look_up(self) -> Mapping[str, Limits]:
         return {tenant: self._over_default(own) for tenant, own in self.list()}
@@ -104,6 +112,10 @@ class Tenants:
         return Limits(
             **{name: getattr(self._default, name) if own[name] is None else own[name] for name in NAMES}
         )
+
+
+def _sum(part: sa.Select[Any]) -> sa.Select[Any]:
+    return sa.select(sa.func.coalesce(sa.func.sum(part.subquery().c.bytes), 0))
 
 
 def _check(name: str, value: float) -> None:

@@ -57,6 +57,9 @@ class Storage(Protocol):
     def older(self, prefix: str, seconds: float) -> Iterator[str]:
         """The keys below the folder ``prefix`` that were written at least that long ago, in any order."""
 
+    def sweep(self) -> None:
+        """Remove what writers that died left unfinished."""
+
     def local_path(self, key: str) -> Path | None:
         """Where the content lies on this machine, for reading only; None where it does not."""
 

@@ -13,11 +13,19 @@ from shared.storage.files import FileStorage
 EXPECTED = "expected file:///absolute/path or s3://bucket/prefix?endpoint=https://…&region=…"
 
 
+def local_folder(url: str) -> Path | None:
+    """The folder that a storage URL names, None when it names something else."""
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.path.startswith("/") and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return None
+
+
 def open_storage(settings: Settings) -> Storage:
     """The storage of ``settings.storage_url``. Raises ConfigurationError; MissingExtra without boto3."""
+    if (folder := local_folder(settings.storage_url)) is not None:
+        return FileStorage(folder)
     url = urlsplit(settings.storage_url)
-    if url.scheme == "file" and url.path.startswith("/") and url.netloc in ("", "localhost"):
-        return FileStorage(Path(unquote(url.path)))
     if url.scheme == "s3" and url.netloc:
         from shared.storage.objects import ObjectStorage
 

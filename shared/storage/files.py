@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,20 +19,22 @@ from shared.storage.keys import RESERVED, check_key, check_prefix
 
 CHUNK = 1 << 20  #: bytes read at once
 ABANDONED = 86_400.0  #: seconds after which an unfinished file has no writer any more
+#: seconds for which an unfinished file is left alone: its writer may not have its lock yet, or no more
+_FRESH = 60.0
 
 
 class FileStorage:
     """One file for each key below ``root``. Implements ``Storage``."""
 
     def __init__(self, root: Path) -> None:
-        """Makes the folder, and removes what writers that died left behind a day ago.
+        """Makes the folder, and removes what writers that died left behind.
 
         Raises Unavailable when the folder cannot be made."""
         self.root = root.absolute()
         self._incoming = self.root / RESERVED
         with _translated(self.root):
             self._incoming.mkdir(parents=True, exist_ok=True)
-            self._sweep(time.time() - ABANDONED)
+        self.sweep()
 
     def write(self, key: str, source: BinaryIO | bytes) -> StoredObject:
         target = self.root / check_key(key)
@@ -89,6 +92,20 @@ class FileStorage:
                 continue  # deleted meanwhile
             if old:
                 yield path.relative_to(self.root).as_posix()
+
+    def sweep(self) -> None:
+        """Removes unfinished files whose writers are dead, and what is older than a day.
+
+        A writer holds a lock on its file, which the system lets go of when the process dies."""
+        now = time.time()
+        with _translated(self._incoming):
+            for path in self._incoming.iterdir():
+                try:
+                    age = now - path.stat().st_mtime
+                    if age > ABANDONED or (age > _FRESH and path.is_file() and _is_left(path)):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                except FileNotFoundError:
+                    continue  # its writer finished, or another process sweeps too
 
     def local_path(self, key: str) -> Path:
         with _translated(self.root, reading=True):
@@ -163,19 +180,13 @@ class FileStorage:
                 return  # not empty, or another delete was faster
             folder = folder.parent
 
-    def _sweep(self, before: float) -> None:
-        for path in self._incoming.iterdir():
-            try:
-                if path.stat().st_mtime < before:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            except FileNotFoundError:
-                continue  # its writer finished, or another process sweeps too
-
 
 def _copy(source: BinaryIO | bytes, path: Path) -> tuple[str, int]:
     """Write and fsync a new file; the hex digest and the size of what was written."""
     digest, size = hashlib.sha256(), 0
     with path.open("xb", buffering=0) as file:
+        with suppress(OSError):  # a file system without locks: what is left there is swept after a day
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if isinstance(source, bytes):
             chunks: Iterator[bytes] = iter((source,))
         else:
@@ -188,6 +199,16 @@ def _copy(source: BinaryIO | bytes, path: Path) -> tuple[str, int]:
                 view = view[file.write(view) :]
         os.fsync(file.fileno())
     return digest.hexdigest(), size
+
+
+def _is_left(path: Path) -> bool:
+    """Whether nobody holds the lock of an unfinished file any more."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

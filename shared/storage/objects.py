@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 8 << 20  #: bytes: what is smaller goes up in one request
 DELETE_AT_ONCE = 1000  #: S3's own limit
+ABANDONED = 86_400.0  #: seconds after which an upload in parts has no writer any more
 
 
 class ObjectStorage:
@@ -108,6 +109,19 @@ class ObjectStorage:
         for key, written in self._objects(check_prefix(prefix)):
             if written <= before:
                 yield key
+
+    def sweep(self) -> None:
+        """Ends uploads in parts that nobody completed for a day."""
+        before = time.time() - ABANDONED
+        with self._translated(self._prefix):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for upload in (upload for page in pages for upload in page.get("Uploads", ())):
+                if upload["Initiated"].timestamp() < before:
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
 
     def local_path(self, key: str) -> None:
         return None

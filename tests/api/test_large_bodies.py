@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -112,18 +113,29 @@ def test_names_given_twice_are_found_in_one_pass() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_the_bodies_of_one_tenant_leave_room_for_anothers() -> None:
+def test_the_bodies_of_one_tenant_leave_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_PATIENCE", 0.05)
     held = bodies.Bodies(1000, Desks(1))
-    hog = bodies.Body(held, "hog")
-    for _ in range(64):
-        held._hold(hog, 2 * MIB)
+    held._desks.take()
+    hog, next_ = bodies.Body(held, "hog"), bodies.Body(held, "hog")
+    held._hold(hog, 128 * MIB)
     with pytest.raises(bodies.Busy):
-        held._hold(hog, 2 * MIB)
-    other = bodies.Body(held, "other")
-    held._hold(other, 32 * MIB)
+        held._hold(next_, 1)
+    held._hold(bodies.Body(held, "other"), 32 * MIB)
     hog.release()
-    held._hold(bodies.Body(held, "hog"), 32 * MIB)
-    other.release()
+    held._hold(next_, 128 * MIB)
+
+
+def test_a_large_body_waits_for_those_before_it() -> None:
+    """Else many at once would all be refused, each for what the others hold."""
+    held = bodies.Bodies(1000, Desks(2))
+    for _ in range(2):
+        held._desks.take()
+    first, second = bodies.Body(held, "ann"), bodies.Body(held, "ann")
+    held._hold(first, 128 * MIB)
+    threading.Timer(0.2, first.release).start()
+    held._hold(second, 128 * MIB)
+    assert (first.held, second.held) == (0, 128 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +271,16 @@ def test_a_hostile_body_keeps_nobody_else_waiting(
         lasted = time.monotonic() - began
     assert answered == status, said
     assert lasted < TAKE and len(said) < 10_000
+    assert max(took) < WAIT
+
+
+@pytest.mark.slow
+def test_many_large_bodies_at_once_are_read_one_after_the_other(server: Server, redis_url: str) -> None:
+    photo = base64.b64encode(random.Random(1).randbytes(15 * MIB))
+    content = job(b'"x","image":"data:image/png;base64,' + photo + b'"')
+    with watched(server) as took, ThreadPoolExecutor() as threads:
+        answers = list(threads.map(lambda _: send(server, content), range(10)))
+    assert [status for status, _ in answers] == [202] * 10
     assert max(took) < WAIT
 
 

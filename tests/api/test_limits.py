@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -202,3 +204,74 @@ def test_canceling_the_next_job_of_a_tenant_lets_in_the_one_behind_it(
     assert [services.jobs.get(job_id).aside for job_id in jobs[1:]] == [False, True]
     api.post(f"/v1/jobs/{jobs[1]}/cancel", headers=ann)
     assert hand.claim().id == jobs[2]
+
+
+def kept(services: Services) -> int:
+    """Bytes in the storage, those of unfinished files too."""
+    folder = services.settings.data / "storage"
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@sqlite
+def test_uploads_at_once_share_the_quota(
+    api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    mine, other = key(storage_bytes=3_000_000), key("other", storage_bytes=3_000_000)
+
+    def upload(headers: dict[str, str], size: int) -> Any:
+        return api.post("/v1/files", data={"file": (io.BytesIO(b"x" * size), "a")}, headers=headers)
+
+    with services.limits.storage.reserve("acme") as room:
+        room.grow(2_000_000)  # as of another upload
+        refused = said(upload(mine, 1_500_000), "storage-bytes", 3_000_000)
+        assert "more are on their way" in refused["detail"]
+        assert upload(other, 2_000_000).status_code == 201
+        assert kept(services) == 2_000_000
+    assert upload(mine, 2_500_000).status_code == 201
+    said(upload(mine, 600_000), "storage-bytes", 3_000_000)
+
+
+@sqlite
+def test_data_uris_of_one_request_share_the_quota(
+    api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    mine = key(storage_bytes=100_000)
+    uri = "data:image/png;base64," + base64.b64encode(png() + b"x" * 30_000).decode()
+    job = {"model": "fake", "input": {"prompt": "x", "image": uri}}
+    said(api.post("/v1/jobs/bulk", {"jobs": [job] * 4}, headers=mine), "storage-bytes", 100_000)
+    assert kept(services) == 0 and services.files.list("acme") == []
+    assert api.post("/v1/jobs/bulk", {"jobs": [job] * 3}, headers=mine).status_code == 202
+
+
+def test_what_jobs_hold_in_the_database_counts_as_storage(
+    hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    mine = key(storage_bytes=100_000)
+    text = base64.b64encode(random.Random(1).randbytes(9000)).decode()  # nothing that compresses well
+    job = {**BODY, "metadata": {"text": text}}
+    for _ in range(8):
+        assert api.post("/v1/jobs", job, headers=mine).status_code == 202
+    said(api.post("/v1/jobs", job, headers=mine), "storage-bytes", 100_000)
+    assert services.tenants.stored_bytes("acme") > 70_000
+    services.tenants.set("acme", {"storage_bytes": 1_000_000})
+    [listed, *_] = api.get("/v1/jobs", headers=mine).json["data"]
+    api.post(listed["urls"]["cancel"], headers=mine)
+    before = services.tenants.stored_bytes("acme")
+    hand.succeed(hand.claim(), result={"text": text})
+    hand.fail(hand.claim(), text)
+    after = services.tenants.stored_bytes("acme")
+    assert after - before > len(text) + 2000
+    assert api.delete(listed["urls"]["self"], headers=mine).status_code == 204
+    assert after - services.tenants.stored_bytes("acme") > 10_000
+
+
+@sqlite
+def test_retries_count_as_storage_at_once(
+    hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
+) -> None:
+    mine = key(storage_bytes=40_000)
+    job = api.post("/v1/jobs", {**BODY, "metadata": {"text": "x" * 12_000}}, headers=mine).json
+    hand.succeed(hand.claim())
+    again = f"{job['urls']['self']}/retry"
+    answers = [api.post(again, headers=mine).status_code for _ in range(5)]
+    assert answers == [201, 201, 201, 429, 429]

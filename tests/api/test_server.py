@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from shared.database import Database
 from shared.jobs.keys import KeyStore
 from shared.jobs.store import JobStore
+from shared.jobs.tenants import Tenants
 from shared.settings import Settings
 from tests.databases import emptied
 from tests.servers import Qanvas, Valkey, drill_settings, free_port, wait_until
@@ -158,6 +160,30 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind(server: Server) -> None
     time.sleep(0.5)
     assert server.http.get("/v1/files").json()["data"] == []
     wait_until(lambda: not server.stored(), what="what had come to be removed")
+
+
+def test_uploads_of_unknown_length_take_no_more_than_their_tenants_quota(server: Server) -> None:
+    """Two at once, each of which announces nothing and sends seven times what there is room for."""
+    tenants = Tenants(Database(server.settings.database_url), server.settings)
+    tenants.set("default", {"storage_bytes": 3_000_000})
+    time.sleep(1.5)  # servers follow within a second
+    most = [0, 0]
+
+    def body(number: int) -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for _ in range(320):
+            most[number] = max(most[number], sum(path.stat().st_size for path in server.stored()))
+            yield b"y" * 65536
+
+    def upload(number: int) -> httpx.Response:
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        return httpx.post(server.http.base_url.join("/v1/files"), content=body(number), headers=headers)
+
+    with ThreadPoolExecutor() as threads:
+        answers = list(threads.map(upload, range(2)))
+    assert [answer.status_code for answer in answers] == [429, 429]
+    assert answers[0].json()["limit"] == {"name": "storage-bytes", "size": 3_000_000}
+    assert 0 < max(most) <= 3_000_000 and server.stored() == []
 
 
 @pytest.mark.parametrize(

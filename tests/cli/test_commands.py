@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -52,8 +53,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             for name, text in environment.items():
                 patch.setenv(name, text)
             patch.setattr(sys, "argv", ["qanvas", *arguments])
-            with pytest.raises(SystemExit) as ended:
-                main()
+            umask = os.umask(0o022)
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            finally:
+                os.umask(umask)  # which a process of its own would have taken with it
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capsys.readouterr())
 
     return run
@@ -109,6 +114,37 @@ def test_a_key_is_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     assert KeyStore(database).verify(secret) is None
     again = run("keys", "revoke", key.id, *data)
     assert (again.returncode, again.stderr) == (1, f"qanvas: no key '{key.id}'\n")
+
+
+def test_a_server_is_opened_by_a_command_that_asks_and_by_nothing_else(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    data = ("--data", str(tmp_path))
+    run("migrate", *data)
+    store = KeyStore(Database(f"sqlite:///{tmp_path / 'qanvas.db'}"))
+    run("keys", "create", "laptop", *data)
+    [key] = store.list()
+    assert "qanvas keys open" in run("keys", "revoke", key.id, *data).stderr
+    assert store.is_keyed()
+    assert run("keys", "open", *data).returncode != 0 and store.is_keyed()
+    run("keys", "create", "phone", *data)
+    assert "1 keys hold no more" in run("keys", "open", "--yes", *data).stderr
+    assert not store.is_keyed() and not store.any()
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("keys", "list"), ("tenants", "list")])
+def test_a_command_that_opens_the_database_closes_it_to_other_users(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data"
+    assert run("migrate", "--data", str(data)).returncode == 0
+    assert data.stat().st_mode & 0o777 == 0o700
+    database = data / "qanvas.db"
+    assert database.stat().st_mode & 0o777 == 0o600
+    database.chmod(0o644)
+    assert run(*command, "--data", str(data)).returncode == 0
+    assert database.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_unknown_scope_names_those_there_are(run: Run, tmp_path: Path) -> None:

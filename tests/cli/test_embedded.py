@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.embedded import guard
+from cli.embedded import children, guard
 from cli.embedded.folder import DataFolder
+from cli.embedded.identity import identity
 from shared.errors import ConfigurationError
 from tests.servers import wait_until
 
@@ -102,9 +106,13 @@ def test_what_a_killed_supervisor_left_is_ended_before_the_next_one_starts(tmp_p
 
 
 def test_a_process_that_was_given_the_id_of_an_earlier_one_is_left_alone(tmp_path: Path) -> None:
-    folder, sleeper = DataFolder(tmp_path), _sleeper()
+    folder, sleeper, earlier = DataFolder(tmp_path), _sleeper(), _sleeper()
+    rows = [{"pid": sleeper.pid, "identity": identity(earlier.pid), "url": "http://127.0.0.1:1"}]
+    children.stop([earlier], grace=0)
     folder.run.mkdir()
-    (folder.run / "processes.json").write_text(f'[{{"pid": {sleeper.pid}, "started": 1.0}}]')
+    (folder.run / "processes.json").write_text(json.dumps(rows))
+    (folder.run / "server.json").write_text(json.dumps(rows[0]))
+    assert folder.server_url() is None
     folder.acquire()
     folder.release()
     assert sleeper.poll() is None
@@ -119,6 +127,39 @@ def test_a_record_half_written_by_a_power_cut_does_not_stand_in_the_way(tmp_path
     (folder.run / "server.json").write_text("")
     assert folder.server_url() is None
     folder.acquire()
+    folder.release()
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "null", '{"pid": 1}', "[1, [], null]", '[{"pid": "x", "identity": "y"}]', '[{"pid": -1}]']
+)
+def test_a_record_of_something_else_does_not_stand_in_the_way(tmp_path: Path, text: str) -> None:
+    folder = DataFolder(tmp_path)
+    folder.run.mkdir()
+    (folder.run / "processes.json").write_text(text)
+    (folder.run / "server.json").write_text(text)
+    assert folder.server_url() is None
+    folder.acquire()
+    folder.release()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))  # no such file system can be mounted here
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(ConfigurationError, match=r"has no locks, .* local disk with --data"):
+        DataFolder(tmp_path).acquire()
+
+
+def test_a_folder_that_goes_while_it_is_owned_does_not_stand_in_the_way_of_the_end(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path / "data")
+    folder.acquire()
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "data").write_text("")
     folder.release()
 
 

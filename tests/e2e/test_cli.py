@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,12 +152,14 @@ def test_demo_makes_a_picture_prints_its_path_and_leaves_nothing_running(
         {"QANVAS_DATA": str(tmp_path), "QANVAS_FAKE_MODELS": "1", "QANVAS_DEVICE": "cpu"}
     )
     out = tmp_path / "out"
+    os.umask(umask := os.umask(0))
     done = qanvas("demo", "a red apple", "--out", str(out), settings=settings)
     assert done.wait(180) == 0, done.said()
     path = Path(done.output().strip())
     assert path.parent == out
     assert path.name.startswith("a-red-apple-")
     assert Image.open(path).format == "PNG"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask, "the picture is the user's own"
     assert "steps" in done.said()
     assert not done.family()
 

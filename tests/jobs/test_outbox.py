@@ -98,7 +98,7 @@ def test_a_cancel_an_expiry_and_a_lost_worker_are_told_too(
 def test_the_event_holds_the_job_as_it_was_then(store: JobStore, leases: Leases, outbox: Outbox) -> None:
     job = heard(store, *ALL)
     run(leases, Succeeded(outputs=(new_output(),)))
-    ended, running = (json.loads(one.body) for one in outbox.of_job(job.id, limit=10))
+    ended, running = (json.loads(one.body) for one in outbox.of_job(job.id, limit=10, bodies=True))
     assert running["data"]["status"] == "running" and running["data"]["outputs"] == []
     assert ended["type"] == "job.succeeded" and ended["id"].startswith("evt_")
     assert ended["data"]["status"] == "succeeded" and ended["data"]["finished_at"] == ended["created_at"]

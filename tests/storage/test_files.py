@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -51,6 +53,51 @@ def test_unfinished_files_are_removed_after_a_day_and_not_before(tmp_path: Path)
     os.utime(old, (time.time() - ABANDONED - 60,) * 2)
     FileStorage(tmp_path)
     assert (old.exists(), young.exists()) == (False, True)
+
+
+class Slow:
+    """A source that waits in the middle."""
+
+    def __init__(self) -> None:
+        self.waits, self.goes_on = threading.Event(), threading.Event()
+        self._pieces = iter((b"first", b"second", b""))
+
+    def read(self, size: int) -> bytes:
+        piece = next(self._pieces)
+        if piece == b"second":
+            self.waits.set()
+            assert self.goes_on.wait(60)
+        return piece
+
+
+def made_old(folder: Path) -> list[Path]:
+    """The unfinished files, as they are after some minutes."""
+    paths = list((folder / ".incoming").iterdir())
+    for path in paths:
+        os.utime(path, (time.time() - 300,) * 2)
+    return paths
+
+
+def test_what_a_dead_writer_left_is_swept_within_minutes_and_what_a_live_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    storage, source = FileStorage(tmp_path), Slow()
+    dying = "import sys, os; sys.path.insert(0, '.'); from pathlib import Path\n"
+    dying += "from shared.storage.files import FileStorage\n"
+    dying += "class S:\n  def read(self, n): os.kill(os.getpid(), 9) if hasattr(self, 'x') else None; "
+    dying += "self.x = 1; return b'part'\n"
+    dying += f"FileStorage(Path({str(tmp_path)!r})).write('files/dead', S())"
+    subprocess.run([sys.executable, "-c", dying], check=False, timeout=60)
+    writing = threading.Thread(target=storage.write, args=("files/live", source))
+    writing.start()
+    assert source.waits.wait(60)
+    assert len(made_old(tmp_path)) == 2
+    storage.sweep()
+    assert len(list((tmp_path / ".incoming").iterdir())) == 1
+    source.goes_on.set()
+    writing.join()
+    assert storage.local_path("files/live").read_bytes() == b"firstsecond"
+    assert list((tmp_path / ".incoming").iterdir()) == []
 
 
 def test_writes_survive_deletes_that_remove_their_folder(tmp_path: Path) -> None:

@@ -124,6 +124,16 @@ def test_what_a_waiting_or_running_job_reads_stays_until_it_has_ended(house: Hou
     assert house.stored() == set()
 
 
+def test_a_file_of_a_submission_that_was_never_made_goes_after_the_grace_of_orphans(house: House) -> None:
+    """The process died between storing a ``data:`` URI and committing the job."""
+    lost, used, uploaded = house.upload("job-input"), house.upload("job-input"), house.upload()
+    submit(house.jobs, input={"image": used.id})
+    house.keep(orphans=24)
+    assert house.stored() == {lost.key, used.key, uploaded.key}
+    house.keep(orphans=AT_ONCE)
+    assert house.stored() == {used.key, uploaded.key}
+
+
 def test_orphans_go_after_their_grace_and_not_before(house: House) -> None:
     deleted = house.finished()
     house.jobs.delete(deleted.id)
