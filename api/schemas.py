@@ -121,7 +121,8 @@ SUBMISSION: Schema = {
             "type": "number",
             "exclusiveMinimum": 0,
             "maximum": _WEEK,
-            "description": "Seconds that one attempt may run.",
+            "description": "Seconds that one attempt may take: fetching its files, loading its model and "
+            "computing. Waiting for its first turn does not count.",
         },
         "run_at": {**_TIME, "description": "Not before this time (RFC 3339)."},
         "expires_in": {
@@ -390,7 +391,8 @@ WORKER: Schema = record(
     forwards=_OBJECT,
     trouble={
         **_or_null(_TEXT),
-        "description": "Why it takes no jobs now: what it cannot write. Null where it takes them.",
+        "description": "Why it takes no jobs: it cannot write, is about to end, or has taken itself out. "
+        "Null where it takes them.",
     },
     started_at=_TIME,
     last_seen=_TIME,

@@ -36,6 +36,14 @@ _ASK_AGAIN_SECONDS = 0.0003
 _BELIEVED_SECONDS = 1.0
 #: seconds for which the difference between a server's clock and this machine's is believed
 _CLOCK_SECONDS = 1.0
+#: libpq's own: a server that is gone without a word, as behind a firewall that forgot the connection, is
+#: noticed within a minute (seconds, and milliseconds for what was sent)
+_ALIVE = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 #: seconds after which a server ends a transaction whose process says nothing more, and lets go of its locks
 IDLE_SECONDS = 15.0
 #: a read-only file, a full disk, and a disk that fails
@@ -220,7 +228,7 @@ def _postgresql(url: sa.URL) -> Engine:
             json_serializer=to_json,
             pool_size=16,
             max_overflow=64,
-            connect_args={"connect_timeout": 5},
+            connect_args={"connect_timeout": 5, **_ALIVE},
         )
     except ModuleNotFoundError:
         raise MissingExtra("psycopg", "postgres") from None

@@ -15,6 +15,7 @@
   - Unavailable                the database or Redis does not answer now
   - Refused                    a URL, or where it leads, that no user may send this server to
   - Unreachable                who a user's URL names does not answer, or not within the limits
+  - DeviceFault                the worker's device computes nothing more in this process
   - LeaseLost                  this worker no longer owns the job: write nothing
   - JobError                   how an attempt ended badly, as the job's ``error`` shows it
     · OutOfMemory
@@ -142,6 +143,14 @@ class Unreachable(QanvasError):
     def __init__(self, message: str, *, temporary: bool = True) -> None:
         super().__init__(message)
         self.temporary = temporary
+
+
+class DeviceFault(QanvasError):
+    """``said``: the words by which it is known. It says nothing of the job in which it shows."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+        super().__init__(f"the device failed for good ({said}); only a new process can use it again")
 
 
 class LeaseLost(QanvasError):

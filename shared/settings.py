@@ -157,6 +157,20 @@ SETTINGS: tuple[Setting, ...] = (
         "Time without a sign of life after which a worker's jobs are taken back.",
         _positive,
     ),
+    Setting(
+        "stall_seconds",
+        "180",
+        "Time without progress after which a worker's thread counts as hung. The worker then hands its jobs "
+        "back and ends with status 75, to be started again.",
+        _positive,
+    ),
+    Setting(
+        "unfit_after",
+        "3",
+        "Kinds of jobs (model and task) that fail with `internal` in a row, with no success between them, "
+        "after which a worker takes no more jobs until it is started again; 0: any number.",
+        _limit,
+    ),
     Setting("max_attempts", "3", "Attempts a job gets when it does not say.", _count),
     Setting(
         "retry_base_seconds",
@@ -201,7 +215,10 @@ SETTINGS: tuple[Setting, ...] = (
         _hours,
     ),
     Setting(
-        "fake_models", "0", "1 puts the model `fake` into the catalog, for drills and load tests.", _flag
+        "fake_models",
+        "0",
+        "1 puts the models `fake` and `fake-hanging` into the catalog, for drills and load tests.",
+        _flag,
     ),
     Setting("url", "", "Where client commands find the server; empty: the one on the data folder.", str),
     Setting("key", "", "Key that client commands show the server.", str),
@@ -226,6 +243,8 @@ class Settings:
     device: str
     memory_bytes: int
     lease_seconds: float
+    stall_seconds: float
+    unfit_after: int
     max_attempts: int
     retry_base_seconds: float
     retry_cap_seconds: float

@@ -117,9 +117,9 @@ def qanvas(tmp_path: Path) -> Iterator[Callable[..., Qanvas]]:
     """``qanvas("worker", "--slots", "4", settings=settings) -> Qanvas``."""
     started: list[Qanvas] = []
 
-    def start(*arguments: str, settings: Settings) -> Qanvas:
+    def start(*arguments: str, settings: Settings, before: str = "") -> Qanvas:
         log = tmp_path / "processes" / f"{len(started)}-{arguments[0]}.out"
-        started.append(Qanvas(arguments, settings, log))
+        started.append(Qanvas(arguments, settings, log, before))
         return started[-1]
 
     yield start

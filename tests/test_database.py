@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -157,6 +160,21 @@ def test_writers_of_one_process_take_turns_on_sqlite(
     monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
     with database.write(), pytest.raises(Unavailable), database.write():
         pass
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_server_that_is_gone_without_a_word_is_noticed_within_a_minute(database: Database) -> None:
+    with database.read() as connection:
+        driver: Any = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(driver.pgconn.socket)) as used:
+            tcp = socket.IPPROTO_TCP
+            idle, interval, count = (
+                used.getsockopt(tcp, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert idle + interval * count <= 60
+            assert used.getsockopt(tcp, socket.TCP_USER_TIMEOUT) <= 60_000
 
 
 def test_connections_that_turn_out_to_be_read_only_are_all_dropped(database: Database) -> None:

@@ -57,6 +57,7 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
         concurrency=settings.slots + mixed,
         loglevel=settings.log_level,
     )
+    house.runner.retired = worker.retire
     try:
         worker.start()
     finally:

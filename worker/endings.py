@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -78,9 +78,10 @@ class Endings:
         tickets: Tickets,
         aftermath: Aftermath,
         turns: threading.Lock,
+        noted: Callable[[Job, Ending], None] = lambda _job, _ending: None,
     ) -> None:
         """``most``: jobs that may be on their way to their end at once; ``turns``: of those that write to the
-        database together."""
+        database together; ``noted`` hears how each attempt ended."""
         self._worker_id = worker_id
         self._jobs = jobs
         self._keeper = keeper
@@ -91,6 +92,9 @@ class Endings:
         self._events = events
         self._tickets = tickets
         self._aftermath = aftermath
+        self._noted = noted
+        #: the jobs that are on their way to their end; any thread may look
+        self.ending: set[str] = set()
         self._places = threading.BoundedSemaphore(most)
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="ending")
         self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(leases.finish, turns=turns)
@@ -99,6 +103,7 @@ class Endings:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not
         fill its memory with pictures."""
         self._places.acquire()
+        self.ending.add(held.job.id)
         self._threads.submit(self._end, held, outcome)
 
     def close(self) -> None:
@@ -118,6 +123,7 @@ class Endings:
         finally:
             self._keeper.release(held)
             self._scratch.remove(job.id, job.attempt)
+            self.ending.discard(job.id)
             self._places.release()
 
     def _ending(self, held: Held, outcome: Outcome) -> Ending | None:
@@ -126,7 +132,7 @@ class Endings:
                 assert outcome.result is not None
                 return self._store(held, outcome.result, outcome.load_seconds)
             case Stopped(reason=reason):
-                return _stopped(held.job, reason)
+                return stopped(held.job, reason)
             case error:
                 return self._of_error(held.job, error, outcome.trace)
 
@@ -142,7 +148,7 @@ class Endings:
                 self._fitness.report(error)
                 held.pause(wait)
                 if held.reason is not None:
-                    return _stopped(held.job, held.reason)
+                    return stopped(held.job, held.reason)
             else:
                 self._fitness.stored()
                 return stored
@@ -165,6 +171,8 @@ class Endings:
     def _finish(self, held: Held, ending: Ending | None) -> None:
         """Write how it ended, announce it, and remove what nobody needs any more."""
         job = held.job
+        if ending is not None:
+            self._noted(job, ending)
         if isinstance(ending, Failed):
             log.warning("%s failed in attempt %d: %s", job.id, job.attempt, one_line(ending.message))
             if ending.traceback is not None and ending.type == "internal":
@@ -225,7 +233,7 @@ class Endings:
         return None
 
 
-def _stopped(job: Job, reason: StopReason) -> Ending | None:
+def stopped(job: Job, reason: StopReason) -> Ending | None:
     """How a job ends that was told to stop; None where it is not this worker's any more."""
     match reason:
         case StopReason.LOST:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from pathlib import Path
 
 from shared.catalog.hub import OnProgress
 from shared.catalog.models import Model
+from shared.errors import ModelUnavailable
 from worker.engines.base import Progress
 from worker.inputs.reading import Wait
+from worker.watchdog import Busy
 
 Report = Callable[[Progress], None]
 
@@ -21,12 +24,20 @@ class _Fetch:
         #: those who wait hear how far it is
         self.reports = [report]
 
+    def fail(self, error: Exception) -> None:
+        """Tell those who wait, unless they know how it ended. Any thread."""
+        with suppress(InvalidStateError):
+            self.folder.set_exception(error)
+
 
 class Fetches:
     """Each fetch has a thread of its own: a job that is canceled meanwhile ends, others get the files."""
 
-    def __init__(self, fetch: Callable[[Model, OnProgress], Path | None]) -> None:
+    def __init__(self, fetch: Callable[[Model, OnProgress], Path | None], busy: Busy | None = None) -> None:
+        """The watchdog sees in ``busy`` whether a fetch makes progress. Those who wait for one that does not
+        get an error; the fetch stays, and should it go on after all, later jobs get what it brings."""
         self._fetch = fetch
+        self._busy = busy or Busy()
         self._lock = threading.Lock()
         self._known: dict[str, Path | None] = {}
         self._running: dict[str, _Fetch] = {}
@@ -50,18 +61,29 @@ class Fetches:
             fetch.reports.remove(report)
 
     def _run(self, key: str, model: Model, fetch: _Fetch) -> None:
+        def give_up() -> None:
+            fetch.fail(
+                ModelUnavailable(
+                    f"the files of model {model.id} do not come any more; the worker's log says since when, "
+                    "see to its network and its disks"
+                )
+            )
+
         def downloaded(done: int, total: int | None) -> None:
+            mark.beat()
             for report in tuple(fetch.reports):
                 report(Progress("download", done, total))
 
         try:
-            folder = self._fetch(model, downloaded)
+            with self._busy.at(f"fetching {model.id}", abandon=give_up) as mark:
+                folder = self._fetch(model, downloaded)
         except Exception as error:  # noqa: BLE001 - those who wait get it
             with self._lock:
                 del self._running[key]
-            fetch.folder.set_exception(error)
+            fetch.fail(error)
         else:
             with self._lock:
                 del self._running[key]
                 self._known[key] = folder
-            fetch.folder.set_result(folder)
+            with suppress(InvalidStateError):  # it was given up
+                fetch.folder.set_result(folder)

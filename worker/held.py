@@ -38,6 +38,7 @@ class Held:
         self._look = threading.Event()  # set when ``wait`` has something to see
         self._told_to_stop = threading.Event()
         self._lock = threading.Lock()
+        self._began = time.monotonic()
 
     def begun(self) -> None:
         self._begin(self.job.id, self.job.attempt)
@@ -82,9 +83,33 @@ class Held:
         self._look.set()
         self._told_to_stop.set()
 
+    @property
+    def seconds(self) -> float:
+        """What the job's time-out counts since this process holds it: until the kiln has it, which counts
+        itself."""
+        return time.monotonic() - self._began
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its time-out has run out. It counts while the job's files are brought, while its model is
+        loaded and while it computes."""
+        if self.reason is StopReason.DEADLINE:
+            return True
+        if (firing := self._firing) is not None:
+            return firing.is_late
+        return self.job.timeout is not None and self.seconds > self.job.timeout
+
+    def hear_deadline(self) -> None:
+        """Stop the job if it is late, whoever holds up the thread that would see that. Any thread."""
+        if self.reason is None and self.is_late:
+            self.stop(StopReason.DEADLINE)
+
     def pause(self, seconds: float) -> None:
-        """Wait so long, or until the job shall stop."""
+        """Wait so long, or until the job shall stop. What is waited for is no doing of the job's: its
+        time-out counts anew from then on."""
+        self._began = time.monotonic() + seconds
         self._told_to_stop.wait(seconds)
+        self._began = time.monotonic()
 
     def wait(self, future: Future[Value], /) -> Value:
         """What comes of it. Raises Stopped as soon as the job shall stop; the future goes on for others."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 
 from shared.aftermath import Aftermath
 from shared.catalog.catalog import Catalog
-from shared.database import Database
 from shared.events import STOP, Events
 from shared.ids import new_id
 from shared.jobs.backoff import Backoff
@@ -16,7 +16,7 @@ from shared.jobs.files import FileStore
 from shared.jobs.kept import Kept
 from shared.jobs.leases import Leases
 from shared.jobs.outbox import Outbox
-from shared.jobs.records import Worker
+from shared.jobs.records import Ending, Job, Worker
 from shared.jobs.store import JobStore
 from shared.jobs.tenants import Tenants
 from shared.listening import Listener
@@ -26,7 +26,9 @@ from shared.settings import Settings
 from shared.storage.factory import open_storage
 from worker.checkpoints import Checkpoints
 from worker.deliver import Deliverer
+from worker.departure import Departure
 from worker.endings import Endings
+from worker.failures import FailuresInARow
 from worker.fitness import Fitness
 from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
@@ -43,6 +45,10 @@ from worker.runner import Runner
 from worker.scratch import Scratch
 from worker.ticketless import Ticketless
 from worker.upkeep import Upkeep
+from worker.watch import Watch
+from worker.watched import WatchedDatabase, watched
+
+log = logging.getLogger(__name__)
 
 
 class House:
@@ -52,16 +58,27 @@ class House:
         """Raises ConfigurationError: a device that is not there, a database that is not migrated."""
         self.settings = settings
         self.id = name or new_id("wrk")
-        self.database = Database(settings.database_url)
+        self.watch = Watch(settings.stall_seconds)
+        self.watch.start()
+        try:
+            with self.watch.busy.at("starting"):
+                self._make(settings)
+        except BaseException:
+            self.watch.close()
+            raise
+
+    def _make(self, settings: Settings) -> None:
+        busy = self.watch.busy
+        self.database = WatchedDatabase(settings.database_url, busy)
         self.database.check_migrated()
-        storage = open_storage(settings)
+        storage = watched(open_storage(settings), busy)
         catalog = Catalog(settings, self.database)
         device = find_device(settings.device)
         jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         most = Tenants(self.database, settings).most_running
         leases = Leases(self.database, settings.lease_seconds, backoff, most)
-        results, checkpoints = Results(storage), Checkpoints(storage)
+        results, checkpoints = Results(storage, busy), Checkpoints(storage)
         leftovers = Leftovers(results, checkpoints)
         self.device = device.name
         self.kiln = Kiln(
@@ -69,6 +86,7 @@ class House:
             memory_budget(device, settings.memory_bytes),
             slots=settings.slots,
             profiles=Profiles(settings.data / "profiles", describe(device)),
+            failed=self.watch.device_failed,
         )
         self.sandbox = Sandbox()
         self.events = Events(settings.redis_url)
@@ -101,6 +119,7 @@ class House:
         )
         # at once they would take longer, each with fewer jobs: they compete for one interpreter
         turns = threading.Lock()
+        self._failures = FailuresInARow(settings.unfit_after)
         self.endings = Endings(
             worker_id=self.id,
             most=settings.slots,
@@ -115,13 +134,14 @@ class House:
             tickets=self.tickets,
             aftermath=aftermath,
             turns=turns,
+            noted=self._note_ending,
         )
         self.runner = Runner(
             worker_id=self.id,
             slots=settings.slots,
             leases=leases,
             keeper=self.keeper,
-            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs, self.sandbox),
+            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs, self.sandbox, busy),
             kiln=self.kiln,
             checkpoints=checkpoints,
             scratch=self.scratch,
@@ -131,8 +151,9 @@ class House:
             pace=self.pace,
             endings=self.endings,
             turns=turns,
+            busy=busy,
+            device_failed=self.watch.device_failed,
         )
-
         self.ticketless = Ticketless(
             queues=settings.queues,
             slots=settings.slots,
@@ -142,6 +163,24 @@ class House:
             held=lambda: len(self.keeper.held()),
             take=self.runner.ticket,
         )
+        departure = Departure(
+            worker_id=self.id,
+            leases=leases,
+            keeper=self.keeper,
+            scratch=self.scratch,
+            leftovers=leftovers,
+            events=self.events,
+            tickets=self.tickets,
+            retire=self.runner.retire,
+            storing=lambda: bool(self.endings.ending),
+        )
+        self.watch.keep(self.kiln, self.keeper, departure)
+
+    def _note_ending(self, job: Job, ending: Ending) -> None:
+        why = self._failures.note(f"{job.model}, {job.task}", ending)
+        if why is not None and self.runner.trouble is None:
+            log.error("worker %s %s", self.id, why)
+            self.runner.retire(why)
 
     def describe(self) -> Worker:
         """This worker as others see it."""
@@ -157,7 +196,7 @@ class House:
             memory=self.kiln.memory,
             pace=self.pace.means,
             forwards=self.kiln.forwards,
-            trouble=self.fitness.trouble,
+            trouble=self.runner.trouble or self.fitness.trouble,
         )
 
     def open(self) -> None:
@@ -173,6 +212,11 @@ class House:
 
     def close(self) -> None:
         """Call when no ticket runs any more."""
+        with self.watch.busy.at("stopping"):
+            self._close()
+        self.watch.close()
+
+    def _close(self) -> None:
         self.ticketless.close()
         self.endings.close()
         self.fitness.close()

@@ -62,10 +62,18 @@ class LeaseKeeper:
         """The jobs that this process holds."""
         return list(self._held.values())
 
-    def close(self) -> None:
-        """Stop, and take the worker out of the list of those alive."""
+    def retire(self) -> None:
+        """Renew no more, and say no more that the worker lives; does not wait for the thread."""
         self._closed = True
         self._wake.set()
+
+    def say(self) -> None:
+        """Say now how the worker is. Any thread. Raises Unavailable."""
+        self._say_alive()
+
+    def close(self) -> None:
+        """Stop, and take the worker out of the list of those alive."""
+        self.retire()
         if self._thread.is_alive():
             self._thread.join()
         try:
@@ -116,4 +124,4 @@ class LeaseKeeper:
     def _news(self) -> tuple[object, ...]:
         """What clients who wait for a job want to hear of at once."""
         worker = self._describe()
-        return worker.queues, worker.loading, worker.models
+        return worker.queues, worker.loading, worker.models, worker.trouble

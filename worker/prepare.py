@@ -34,6 +34,7 @@ from worker.inputs.pictures import open_picture, with_pictures
 from worker.inputs.reading import JobReader, Wait
 from worker.kiln.firing import Order
 from worker.media.sandbox import Sandbox
+from worker.watchdog import Busy
 
 #: brings the files of a model, or of something that belongs to one
 Fetch = Callable[[Model], Path | None]
@@ -52,8 +53,10 @@ class Preparer:
         files: FileStore,
         jobs: JobStore,
         sandbox: Sandbox | None = None,
+        busy: Busy | None = None,
     ) -> None:
-        """``sandbox``: where what users send is decoded; one of its own where none is given."""
+        """``sandbox``: where what users send is decoded; one of its own where none is given. The watchdog
+        sees in ``busy`` what is fetched."""
         self._settings = settings
         self._catalog = catalog
         self._storage = storage
@@ -66,7 +69,7 @@ class Preparer:
             most_bytes=settings.max_upload_bytes,
             seconds=settings.fetch_seconds,
         )
-        self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report))
+        self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report), busy)
 
     def order(self, job: Job, scratch: Path, report: Report, wait: Wait = Future.result) -> Order:
         """What the kiln shall run; ``report`` hears how far it is, and ``wait`` may give up waiting.

@@ -15,6 +15,7 @@ from shared.storage.base import Storage
 from worker.checkpoints import upload
 from worker.encode import MEDIA_TYPE, encode_png
 from worker.engines.base import File, Image, Result, TrainedModel
+from worker.watchdog import Busy
 
 #: bytes of JSON that a job's ``result`` may have: everybody who looks at the job gets all of it
 MOST_RESULT = 4 << 20
@@ -23,8 +24,10 @@ MOST_RESULT = 4 << 20
 class Results:
     """Everything an attempt stores lies below folders of its own, so that it can be taken back."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, busy: Busy | None = None) -> None:
+        """The watchdog sees in ``busy`` what is encoded."""
         self._storage = storage
+        self._busy = busy or Busy()
 
     def store(self, job: Job, result: Result, load_seconds: float) -> Succeeded:
         """Store the outputs and the trained model. Raises Unavailable, and JobError for a result that is too
@@ -64,7 +67,9 @@ class Results:
                 key=stored.key,
             )
         origin = {"model": job.model, "task": job.task, "job": job.id, "software": "Qanvas"}
-        stored = self._storage.write(f"{prefix}/{index}.png", encode_png(output, origin))
+        with self._busy.at("encoding an output", job.id, blames=True):
+            encoded = encode_png(output, origin)
+        stored = self._storage.write(f"{prefix}/{index}.png", encoded)
         height, width, _ = output.pixels.shape
         return NewOutput(
             index=index,

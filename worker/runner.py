@@ -6,12 +6,14 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from shared.errors import LeaseLost, Unavailable
+from shared.errors import DeviceFault, LeaseLost, Unavailable
 from shared.events import Events
 from shared.jobs.batching import Combiner
 from shared.jobs.leases import Leases
@@ -22,14 +24,15 @@ from worker.encode import encode_preview
 from worker.endings import Endings
 from worker.engines.base import Stopped, StopReason
 from worker.fitness import Fitness
-from worker.held import Held
+from worker.held import Held, Value
 from worker.kiln.firing import Checkpoint, Order, Outcome, Preview
-from worker.kiln.kiln import Kiln
+from worker.kiln.kiln import Failed, Kiln
 from worker.lease import LeaseKeeper
 from worker.pace import Pace
 from worker.patience import waits
 from worker.prepare import Preparer
 from worker.scratch import Scratch
+from worker.watchdog import Busy
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +69,11 @@ class Runner:
         pace: Pace,
         endings: Endings,
         turns: threading.Lock,
+        busy: Busy,
+        device_failed: Failed,
     ) -> None:
-        """``turns``: of those that write to the database together."""
+        """``turns``: of those that write to the database together. The watchdog sees in ``busy`` what is
+        prepared. ``device_failed`` has the worker leave, where the kiln has not done so."""
         self._worker_id = worker_id
         self._leases = leases
         self._keeper = keeper
@@ -82,8 +88,14 @@ class Runner:
         self._endings = endings
         self._slots = threading.BoundedSemaphore(slots)
         self._training = threading.BoundedSemaphore(1)
+        self._busy = busy
+        self._device_failed = device_failed
         #: no more jobs are taken here
         self.leaving = False
+        #: why, where that is no ordinary end
+        self.trouble: str | None = None
+        #: called when the worker takes itself out
+        self.retired: Callable[[], None] = lambda: None
         self._claims: Combiner[_Asked, Job | None] = Combiner(self._claim, turns=turns)
 
     def ticket(self, queue: str) -> None:
@@ -133,6 +145,12 @@ class Runner:
         for held in self._keeper.held():
             held.stop(StopReason.DRAINING)
 
+    def retire(self, why: str) -> None:
+        """Take no more jobs in this process, because it is not fit for any; those that run go on."""
+        if self.trouble is None:
+            self.leaving, self.trouble = True, why
+            self.retired()
+
     @contextmanager
     def _room(self, queue: str) -> Iterator[bool]:
         """Wait for a slot. Training has one of its own, so that it never takes the last one from the others,
@@ -169,7 +187,10 @@ class Runner:
             outcome = self._attempt(held)
         except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, it ends this job and no other
             outcome = Outcome.of_error(error)
-        self._endings.end(held, outcome)
+        if isinstance(outcome.error, DeviceFault):
+            self._device_failed(outcome.error, (job.id,))  # all jobs go back together: see ``Departure``
+        else:
+            self._endings.end(held, outcome)
 
     def _attempt(self, held: Held) -> Outcome:
         """What computing came to. Raises what preparing it raised."""
@@ -178,7 +199,9 @@ class Runner:
         for notice in firing.notices():
             match notice:
                 case Preview(image):
-                    held.preview(encode_preview(image))
+                    with self._busy.at("encoding a preview", held.job.id, blames=True):
+                        encoded = encode_preview(image)
+                    held.preview(encoded)
                 case Checkpoint(folder):
                     self._save(held, notice)
                     shutil.rmtree(folder, ignore_errors=True)
@@ -190,10 +213,9 @@ class Runner:
         """What the kiln shall run. A storage or a database that is away is waited for; raises Unavailable
         when that takes long, and Stopped when the job shall stop meanwhile."""
         job = held.job
-        scratch = self._scratch.of(job.id, job.attempt)
         for wait in waits():
             try:
-                return self._preparer.order(job, scratch, held.progress, held.wait)
+                return self._prepared(held)
             except Unavailable as error:
                 log.warning("%s waits for what it needs: %s", job.id, error)
                 self._fitness.report(error)
@@ -201,7 +223,20 @@ class Runner:
             if held.reason is not None:
                 raise Stopped(held.reason)
             self._scratch.clear(job.id, job.attempt)
-        return self._preparer.order(job, scratch, held.progress, held.wait)
+        return self._prepared(held)
+
+    def _prepared(self, held: Held) -> Order:
+        job = held.job
+        with self._busy.at("preparing a job", job.id) as mark:
+
+            def wait(future: Future[Value], /) -> Value:
+                with mark.pause():  # what is waited for is watched itself, or has a time limit
+                    return held.wait(future)
+
+            scratch = self._scratch.of(job.id, job.attempt)
+            order = self._preparer.order(job, scratch, held.progress, wait)
+        left = None if job.timeout is None else max(0.0, job.timeout - held.seconds)
+        return replace(order, timeout=left)
 
     def _save(self, held: Held, checkpoint: Checkpoint) -> None:
         if held.lost:

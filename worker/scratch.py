@@ -10,13 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import Unavailable
 
-_NEW, _BEGUN, _COMPUTED = ".new-", "begun-", "computed-"
+_NEW, _BEGUN, _COMPUTED, _SPARED = ".new-", "begun-", "computed-", "spared-"
 #: the file that ``check_writable`` writes, and its bytes
 _PROBE, _PROBE_BYTES = "room", 1 << 20
 
@@ -47,7 +47,7 @@ class Scratch:
                 begun, computed = _marked(other, _BEGUN), _marked(other, _COMPUTED)
                 # what only had to be stored is not what killed it, where something was computed beside
                 self.dead[other.name] = frozenset(job_id for job_id, _ in begun or computed)
-                self.left |= begun | computed
+                self.left |= begun | computed | _marked(other, _SPARED)
                 shutil.rmtree(other, ignore_errors=True)
                 os.close(lock)
 
@@ -63,6 +63,14 @@ class Scratch:
         """Note that this attempt computes no more, and is to be stored."""
         with suppress(OSError):  # it ended before it began, or the disk is full: it stays noted as begun
             self._mark(_BEGUN, job_id, attempt).rename(self._mark(_COMPUTED, job_id, attempt))
+
+    def suspect_only(self, job_ids: Collection[str]) -> None:
+        """Note that this worker is about to end, and that the other jobs are not why."""
+        for mark in (_BEGUN, _COMPUTED):
+            for job_id, attempt in _marked(self._folder, mark):
+                if job_id not in job_ids:
+                    with suppress(OSError):
+                        self._mark(mark, job_id, attempt).rename(self._mark(_SPARED, job_id, attempt))
 
     def remove(self, job_id: str, attempt: int) -> None:
         """Remove what an attempt wrote, and the notes of how far it was."""

@@ -69,6 +69,14 @@ class TicketWorker(CeleryWorker):
             **options,
         )
 
+    def retire(self) -> None:
+        """Take no more tickets, and go on with those that were taken. Any thread."""
+        consumer: Any = getattr(self, "consumer", None)  # Celery sets it when it starts
+        if consumer is None:
+            return
+        for queue in list(self.app.amqp.queues):
+            consumer.call_soon(consumer.cancel_task_queue, queue)
+
     def install_platform_tweaks(self, worker: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)

@@ -86,7 +86,8 @@ def _check(settings: Settings) -> None:
     if not here:
         raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")
     for one in here:
-        click.echo(f"{one.id} on {one.device}: {len(one.running)} jobs, {one.slots} slots")
+        trouble = f"; takes no jobs: {one.trouble}" if one.trouble else ""
+        click.echo(f"{one.id} on {one.device}: {len(one.running)} jobs, {one.slots} slots{trouble}")
 
 
 def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError | MissingExtra:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def fake() -> Model:
         output="image/png",
         license="Apache-2.0",
         description=schema["description"],
+    )
+
+
+def fakes() -> Iterator[Model]:
+    """``fake``, and the same with a fault that lies in the model, not in a job."""
+    yield fake()
+    yield replace(
+        fake(),
+        id="fake-hanging",
+        options={"load_hangs": True},
+        description="For drills: loading it never ends.",
     )
 
 

@@ -29,7 +29,7 @@ class Catalog:
         """Reads the operator's file once. Raises ConfigurationError for its faults."""
         self._fixed: dict[str, Model] = {}
         own = operator.read(settings.catalog) if settings.catalog is not None else []
-        fakes = [builtin.fake()] if settings.fake_models else []
+        fakes = builtin.fakes() if settings.fake_models else ()
         for model in chain(own, builtin.starters(), builtin.trainers(), fakes):
             if model.id in self._fixed:
                 raise ConfigurationError(

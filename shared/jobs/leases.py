@@ -34,6 +34,8 @@ from shared.jobs.shares import Shares
 from shared.jobs.states import Status
 from shared.jobs.tables import jobs, locks, models, outputs, ready, status_in, workers
 
+#: of a worker of which nothing more is known
+_DIED = "died or fell silent"
 #: jobs woken, or expired, in one transaction
 _WAKE = 1000
 
@@ -223,19 +225,26 @@ class Leases:
             spared = _spared(rows)
             return [job for row in rows for job in self._lost(connection, row, now, spared=row.id in spared)]
 
-    def bury(self, worker_id: str, begun: Collection[str]) -> list[Job]:
-        """Take back the jobs of a worker that is known to be dead, as ``reap`` does.
+    def bury(self, worker_id: str, begun: Collection[str], *, why: str = _DIED) -> list[Job]:
+        """Take back the jobs of a worker that is known to be dead, or about to end, as ``reap`` does.
 
-        Those not among ``begun`` had no part in its death: their attempt does not count."""
+        Those not among ``begun`` had no part in its death: their attempt does not count. ``why`` is what the
+        others' error says of the worker."""
         with self._database.write(durable=self._database.is_server) as connection:
             now = self._database.now(connection)
             held = sa.select(jobs).where(status_in(Status.RUNNING), jobs.c.worker == worker_id)
             rows = connection.execute(held.order_by(jobs.c.id)).all()
             spared = _spared([row for row in rows if row.id in begun])
             spared |= {row.id for row in rows if row.id not in begun}
-            return [job for row in rows for job in self._lost(connection, row, now, spared=row.id in spared)]
+            return [
+                job
+                for row in rows
+                for job in self._lost(connection, row, now, spared=row.id in spared, why=why)
+            ]
 
-    def _lost(self, connection: Connection, row: Row[Any], now: float, *, spared: bool) -> list[Job]:
+    def _lost(
+        self, connection: Connection, row: Row[Any], now: float, *, spared: bool, why: str = _DIED
+    ) -> list[Job]:
         """Take a job from the worker it died with; empty when somebody was faster. The attempt of one that is
         ``spared`` does not count."""
         if spared and row.cancel_requested_at is None:
@@ -248,8 +257,7 @@ class Leases:
             return [transitions.record(back)]
         lost = {
             "type": "worker-lost",
-            "message": f"worker {row.worker} died or fell silent in attempt {row.attempts} "
-            f"of {row.max_attempts}",
+            "message": f"worker {row.worker} {why} in attempt {row.attempts} of {row.max_attempts}",
             "retryable": True,
         }
         how: attempts.How = "worker-lost"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ def drill(folder: Path, dialect: str, *, seed: int, jobs: int, seconds: float) -
         clients = Clients(up.url, todo, seconds)
         faults = inject(up, seed, seconds)
         clients.wait(PATIENCE)
-        faults["workers crashed"] += _wait_for_the_end(up)
+        faults += _wait_for_the_end(up)
         untold = _wait_for_word(todo, clients, hooks)
         for worker in up.workers:
             worker.stop(60)
@@ -112,17 +113,17 @@ def _wait_for_word(todo: Sequence[Order], clients: Clients, hooks: Receiver) -> 
     ]
 
 
-def _wait_for_the_end(up: Stage) -> int:
-    """How many workers crashed meanwhile, by jobs that do that.
+def _wait_for_the_end(up: Stage) -> Counter[str]:
+    """How many workers ended by themselves meanwhile, as ``Stage.revive`` counts them.
 
     A job that does not end is the audit's to report, so this gives up without a word."""
-    crashed = 0
+    ended: Counter[str] = Counter()
     database = Database(up.settings.database_url)
     deadline = time.monotonic() + PATIENCE
     try:
         while unfinished(database) and time.monotonic() < deadline:
-            crashed += up.revive()
+            ended += up.revive()
             time.sleep(0.5)
-        return crashed
+        return ended
     finally:
         database.dispose()

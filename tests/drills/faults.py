@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+import httpx
 import psutil
 
 from tests.drills.stage import LEASE, UPKEEP, Stage, kill
@@ -60,6 +61,27 @@ def _restart_postgres(stage: Stage, dice: random.Random) -> None:
     stage.postgres.start()
 
 
+def _poison_device(stage: Stage, dice: random.Random) -> None:
+    """Some worker's device fails for good, and with it all that this worker has."""
+    _order(stage, {"model": "fake", "input": {"prompt": "poison", "poison_at_step": 1}, "max_attempts": 1})
+
+
+def _hang_load(stage: Stage, dice: random.Random) -> None:
+    """Some worker loads a model for ever; the job that wanted it ends soon, others wait behind the load."""
+    _order(stage, {"model": "fake-hanging", "input": {"prompt": "hang"}, "timeout": 0.5})
+
+
+def _order(stage: Stage, body: dict[str, object]) -> None:
+    """Submit a job of the drill's own, which the audit does not ask for, until it is acknowledged."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.post(f"{stage.url}/v1/jobs", json=body, timeout=10).status_code == 202:
+                return
+        time.sleep(0.2)
+    raise AssertionError("nobody took the order for a fault")
+
+
 def _stop_workers(stage: Stage, dice: random.Random) -> None:
     """SIGSTOP to a worker and all it started, until others have its jobs; then it goes on."""
     family = dice.choice(stage.workers).family()
@@ -104,6 +126,8 @@ FAULTS: Mapping[str, Callable[[Stage, random.Random], None]] = {
     "Valkey flushed": _flush_valkey,
     "Valkey hung": _hang_valkey,
     "PostgreSQL killed": _restart_postgres,
+    "device poisoned": _poison_device,
+    "load hangs": _hang_load,
     "database read-only": _forbid_writes,
     "disk full": _fill_disk,
     "storage away": _take_storage_away,
@@ -139,7 +163,7 @@ def inject(stage: Stage, seed: int, seconds: float) -> Counter[str]:
         FAULTS[name](stage, dice)
         counts[name] += 1
         missing.discard(name)
-        counts["workers crashed"] += stage.revive()  # by jobs that do that
+        counts += stage.revive()
     return counts
 
 

@@ -97,6 +97,9 @@ def _trouble(number: int, body: dict[str, Any], dice: random.Random) -> dict[str
         case 20 if number % (4 * _PATTERN) == 20:  # kills two workers, then is given up
             given["crash_at_step"], body["max_attempts"] = 1, 2
             return {"endings": {"failed"}}
+        case 20 if number % (4 * _PATTERN) == _PATTERN + 20:  # hangs a worker, past its time-out
+            given["hang_at_step"], body["timeout"] = 1, 1.0
+            return {"endings": {"failed"}}
     return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ import psutil
 import sqlalchemy as sa
 
 from shared.database import Database
+from shared.exits import START_AGAIN
 from shared.settings import Settings
 from tests.disks import Disk, mountable, small_disk
 from tests.servers import Postgres, Qanvas, Valkey, free_port, wait_until
 
 #: seconds, short, so that what dies is soon missed
-LEASE, UPKEEP, DRAIN, BACKOFF = 2.0, 0.5, 2.0, 0.5
+LEASE, UPKEEP, DRAIN, BACKOFF, STALL = 2.0, 0.5, 2.0, 0.5, 4.0
 #: the small disk's folder, and its size: more than a drill stores
 DISK, _MEGABYTES = "disk", 256
 
@@ -80,15 +82,19 @@ class Stage:
             return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
         return False
 
-    def revive(self) -> int:
-        """Start again what has died by itself, as a service manager would; how many that were."""
+    def revive(self) -> Counter[str]:
+        """Start again what has ended by itself, as a service manager would; how many workers crashed, by jobs
+        that do that, and how many left because they could not go on."""
+        counts: Counter[str] = Counter()
         dead = [worker for worker in self.workers if worker.process.poll() is not None]
         for worker in dead:
+            left = worker.process.returncode == START_AGAIN
+            counts["workers left sick" if left else "workers crashed"] += 1
             self.workers.remove(worker)
             self.start_worker()
         if self.api is None or self.api.process.poll() is not None:
             self.start_api()
-        return len(dead)
+        return counts
 
     def broken_off(self) -> list[str]:
         """Transactions that the database broke off, as each waited for the other: clients see that as a 503,
@@ -139,6 +145,7 @@ def _up(folder: Path, dialect: str, workers: int, lease: float, disk: Disk | Non
         "QANVAS_LEASE_SECONDS": str(lease),
         "QANVAS_UPKEEP_SECONDS": str(UPKEEP),
         "QANVAS_DRAIN_SECONDS": str(DRAIN),
+        "QANVAS_STALL_SECONDS": str(STALL),
         "QANVAS_RETRY_BASE_SECONDS": str(BACKOFF),
     }
     found = Stage(folder, Settings.from_env(environment), valkey, postgres, disk)

@@ -23,3 +23,4 @@ def test_nothing_is_lost_doubled_or_stuck_while_everything_is_killed_at_random(
     print(report)  # noqa: T201 - its counts are the point; pytest shows them with -s
     assert not report.found and not report.odd, str(report)
     assert all(report.faults[name] for name in FAULTS if name not in report.without), report.faults
+    assert report.faults["workers left sick"], "as devices that fail and loads that hang make them"

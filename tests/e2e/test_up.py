@@ -131,6 +131,24 @@ def test_a_job_that_kills_its_worker_fails_and_the_others_go_on(up: Up) -> None:
     assert ended["attempts"] == 3
 
 
+@pytest.mark.chaos
+def test_a_worker_whose_device_fails_is_started_again_also_while_the_server_starts(up: Up) -> None:
+    """It ends by itself with an exit status, which at a start else means that a part does not want to run."""
+    server = up()
+    first = server.submit(prompt="poison", steps=3, poison_at_step=1)["id"]
+    spared = server.ended(server.submit(prompt="harmless", steps=3)["id"])
+    assert (spared["status"], spared["attempts"]) == ("succeeded", 1)
+    ended = server.ended(first, seconds=180)
+    assert (ended["status"], ended["error"]["type"], ended["attempts"]) == ("failed", "worker-lost", 3)
+    assert "exit status 75" in server.process.said()
+    second = server.submit(prompt="poison", steps=3, poison_at_step=1, step_seconds=0.01)["id"]
+    server.process.stop()
+
+    again = up()
+    assert again.ended(second, seconds=180)["attempts"] == 3
+    assert again.ended(again.submit(prompt="after it", steps=1)["id"])["status"] == "succeeded"
+
+
 def test_several_workers_share_the_jobs(up: Up) -> None:
     server = up("--workers", "2")
     wait_until(lambda: len(server.workers()) == 2, 120, what="the second worker")

@@ -64,6 +64,7 @@ class Studio:
         owner: str | None = None,
         engine: Engine | None = None,
         folder: Path | None = None,
+        timeout: float | None = None,
     ) -> Firing:
         job_id = f"job-{next(self._numbers)}"
         entry = Model(
@@ -84,6 +85,7 @@ class Studio:
                 engine=engine or self.engine,
                 scratch=self._folder / job_id,
                 apart="exact" if given.get("exact") else "",
+                timeout=timeout,
             ),
             Quiet(),
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from shared.catalog.models import Model
 from tests.kiln.studio import Studio
 from tests.kiln.test_sharing import drawing, picture
-from worker.engines.base import Context, Device, Result, StopReason, Work
+from worker.engines.base import Context, Device, Result, Stopped, StopReason, Work
 from worker.engines.fake import FakeEngine
 from worker.kiln.loading import DefaultFormats, Turns
 
@@ -139,3 +141,77 @@ def test_a_load_that_fails_ends_the_jobs_that_waited_for_it_and_no_other(tmp_pat
         good = studio.submit(drawing(3))
         assert all(isinstance(one.wait().error, OSError) for one in bad)
         picture(good.wait())
+
+
+def test_a_load_that_waits_for_whoever_computes_is_at_no_step_meanwhile() -> None:
+    """Else a forward that takes long on a CPU would make the loader look as if it hung."""
+    turns, waits = Turns(), threading.Event()
+    over: list[bool] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits.set()
+        yield
+        over.append(True)
+
+    def load() -> None:
+        with DefaultFormats(turns, waiting):
+            torch.set_default_dtype(torch.float16)
+            torch.set_default_dtype(torch.float32)
+
+    with turns:
+        thread = threading.Thread(target=load)
+        thread.start()
+        assert waits.wait(30) and not over
+    thread.join()
+    assert over
+
+
+def test_a_deadline_is_heard_while_a_model_loads_and_others_that_wait_for_it_get_it(tmp_path: Path) -> None:
+    heavy = Heavy(10)
+    with Studio(tmp_path, FakeEngine()) as studio:
+        late = studio.submit(drawing(1), model="heavy", engine=heavy, timeout=0.2)
+        other = studio.submit(drawing(2), model="heavy", engine=heavy, timeout=600)
+        assert heavy.loading.wait(30)
+        while not late.is_late:
+            time.sleep(0.01)
+        assert late.shall_stop is StopReason.DEADLINE
+        outcome = late.wait()
+        assert isinstance(outcome.error, Stopped) and outcome.error.reason is StopReason.DEADLINE
+        assert other.outcome is None
+        heavy.gate.set()
+        picture(other.wait())
+
+
+def test_waiting_for_the_first_turn_uses_up_no_time_out(tmp_path: Path) -> None:
+    class Holding(FakeEngine):
+        holds, goes_on = threading.Event(), threading.Event()
+
+        def run(self, loaded: None, work: Work, context: Context) -> Result:
+            self.holds.set()
+            assert self.goes_on.wait(60)
+            return Result()
+
+    with Studio(tmp_path, FakeEngine()) as studio:
+        picture(studio.submit(drawing(1)).wait())
+        studio.submit(drawing(2), model="holding", engine=Holding())
+        assert Holding.holds.wait(30)
+        waits = studio.submit(drawing(3, steps=1), timeout=0.5)
+        time.sleep(1.0)
+        Holding.goes_on.set()
+        picture(waits.wait())
+
+
+def test_an_engine_thread_and_a_loader_tell_what_they_are_at(tmp_path: Path) -> None:
+    heavy = Heavy(10)
+    with Studio(tmp_path, FakeEngine()) as studio:
+        firing = studio.submit(drawing(1), model="heavy", engine=heavy)
+        assert heavy.loading.wait(30)
+        while len(steps := studio.kiln.steps()) != 1:  # the engine thread goes to sleep
+            time.sleep(0.01)
+        [step] = steps
+        assert (step.what, step.jobs, step.blames) == ("loading a model", (firing.order.work.job_id,), True)
+        heavy.gate.set()
+        picture(firing.wait())
+        while studio.kiln.steps():
+            time.sleep(0.01)

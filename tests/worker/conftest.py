@@ -74,9 +74,13 @@ class Shop:
     def draw(self, **given: Any) -> str:
         return self.submit([self.new(**given)])[0]
 
-    def worker(self, **changes: Any) -> Qanvas:
+    def start(self, before: str = "", **changes: Any) -> Qanvas:
+        """A worker process, which first runs ``before``."""
+        return self._start("worker", settings=self.settings.with_(**changes), before=before)
+
+    def worker(self, before: str = "", **changes: Any) -> Qanvas:
         """A worker process that is ready."""
-        process = self._start("worker", settings=self.settings.with_(**changes))
+        process = self.start(before, **changes)
         process.wait_for_line("ready")
         return process
 
@@ -149,8 +153,8 @@ def open_all_day(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     valkey: Valkey = request.getfixturevalue("valkey")
     started: list[Qanvas] = []
 
-    def start(*arguments: str, settings: Settings) -> Qanvas:
-        started.append(Qanvas(arguments, settings, folder / "worker.out"))
+    def start(*arguments: str, settings: Settings, before: str = "") -> Qanvas:
+        started.append(Qanvas(arguments, settings, folder / "worker.out", before))
         return started[-1]
 
     with (

@@ -7,13 +7,24 @@ two forwards. So a job's adapters are made active before each of its forwards, a
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from shared.errors import JobError, ModelUnavailable
+from worker.engines.placing import parts_of
 from worker.engines.sharing.points import removed
+
+log = logging.getLogger(__name__)
+
+#: how the names of an adapter's two tensors for a layer end, by PEFT, diffusers and kohya
+_DOWN = re.compile(r"(?:lora_A|lora_down|lora[._]down|lora_linear_layer\.down)(?:\.\w+)?\.weight$")
+_UP = re.compile(r"(?:lora_B|lora_up|lora[._]up|lora_linear_layer\.up)(?:\.\w+)?\.weight$")
 
 #: adapters by name with their weights, in the order of their names; empty for the model alone
 Active = tuple[tuple[str, float], ...]
@@ -66,8 +77,7 @@ class Adapters:
                 self._pipe.load_lora_weights(
                     path.parent, weight_name=path.name, adapter_name=name, local_files_only=True
                 )
-            if not any(name in there for there in self._pipe.get_list_adapters().values()):
-                raise ValueError("it names none of the model's layers")
+            self._check_fit(name, path)
         except (OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: sizes differ
             with suppress(ValueError, KeyError):
                 self._pipe.delete_adapters(name)
@@ -75,3 +85,24 @@ class Adapters:
                 f"LoRA {name} does not fit {type(self._pipe).__name__}: {error}", retryable=False
             ) from error
         self._loaded.add(name)
+
+    def _check_fit(self, name: str, path: Path) -> None:
+        """Raises ValueError for an adapter less than half of whose layers are in the model with both of their
+        tensors; the log tells of others."""
+        layers = {
+            f"{part}.{layer}"
+            for part, module in parts_of(self._pipe)
+            for layer, one in module.named_modules()
+            if name in getattr(one, "lora_A", ())
+        }
+        if not layers:
+            raise ValueError("it names none of the model's layers")
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+        down, up = (sum(bool(side.search(key)) for key in names) for side in (_DOWN, _UP))
+        pairs = max(down, up)
+        # what the file has as one layer may be several here
+        if (fit := min(down, up, len(layers))) < pairs / 2:
+            raise ValueError(f"of its {pairs} layers, {fit} are in the model; it was made for another one")
+        if fit < pairs:
+            log.warning("LoRA %s: of its %d layers, %d are in the model", name, pairs, fit)

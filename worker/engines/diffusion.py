@@ -28,6 +28,7 @@ from worker.engines.resume import Checkpoints
 from worker.engines.schedulers import make_scheduler, scheduler_name
 from worker.engines.sharing.points import install, taking_part
 from worker.engines.variants import let_clip_skip, parameters_of, pipeline_for, with_controlnet
+from worker.engines.weights import complete
 
 #: our name of an input → the pipelines' name
 ARGUMENTS = {
@@ -79,20 +80,16 @@ class DiffusionEngine:
         if folder is None:
             raise ModelUnavailable(f"model {model.id} names no folder of weights", retryable=False)
         diffusers_logging.disable_progress_bar()
+        with complete(f"model {model.id}"):
+            pipe = _from_pretrained(
+                folder,
+                dtype=getattr(torch, str(model.options.get("dtype", device.dtype))),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=model.trust_remote_code,
+                **_left_out(folder),
+            )
         with memory_errors(f"loading {model.id}"):
-            try:
-                pipe = _from_pretrained(
-                    folder,
-                    dtype=getattr(torch, str(model.options.get("dtype", device.dtype))),
-                    use_safetensors=True,
-                    local_files_only=True,
-                    trust_remote_code=model.trust_remote_code,
-                    **_left_out(folder),
-                )
-            except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
-                raise ModelUnavailable(
-                    f"model {model.id} cannot be loaded from {folder}: {error}", retryable=False
-                ) from error
             if (controlnet := model.options.get("controlnet")) is not None:
                 pipe = with_controlnet(pipe, Path(controlnet), pipe.dtype)
             arrange(pipe, device, model.options)

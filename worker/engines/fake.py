@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +39,13 @@ class _Canvas:
 class FakeEngine:
     """Implements ``Engine``; needs no torch."""
 
+    #: the device has failed, as ordered: nothing is computed in this process any more
+    _failed = False
+
     def load(self, model: Model, folder: Path | None, device: Device) -> None:
-        """There is nothing to load."""
+        """There is nothing to load. It never returns for a model whose ``options`` say that loading hangs."""
+        if model.options.get("load_hangs"):
+            _hang()
 
     def nbytes(self, loaded: None) -> int:
         return 0
@@ -50,11 +56,11 @@ class FakeEngine:
         _claim(int(work.input.get("memory") or 0))
         canvas = _load(context.resume) if context.resume is not None else _background(work)
         saved = time.monotonic()
-        _fault(work, canvas.step)
+        self._fault(work, canvas.step)
         context.boundary(Progress("draw", canvas.step, steps))
         try:
             while canvas.step < steps:
-                _fault(work, canvas.step + 1)
+                self._fault(work, canvas.step + 1)
                 canvas = context.share(_call(work, canvas))
                 context.boundary(Progress("draw", canvas.step, steps))
                 _preview(work, canvas, context)
@@ -67,15 +73,28 @@ class FakeEngine:
             raise
         return Result(outputs=(Image(pixels=canvas.pixels, metadata=_metadata(work)),))
 
+    def _fault(self, work: Work, step: int) -> None:
+        """Fail on reaching this step, as ordered."""
+        _fault(work, step)
+        self._failed = self._failed or step == work.input.get("poison_at_step")
+        if self._failed:  # the words are CUDA's
+            raise RuntimeError("CUDA error: device-side assert triggered (ordered by poison_at_step)")
+
 
 def _fault(work: Work, step: int) -> None:
-    """Fail or crash on reaching this step, as ordered."""
+    """Fail, crash or hang on reaching this step, as ordered."""
     if step == 1 and work.attempt <= (work.input.get("fail_attempts") or 0):
         raise JobError(f"failed in attempt {work.attempt}, as ordered by fail_attempts", retryable=True)
     if step == work.input.get("fail_at_step"):
         raise JobError(f"failed at step {step}, as ordered by fail_at_step")
     if step == work.input.get("crash_at_step"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if step == work.input.get("hang_at_step"):
+        _hang()
+
+
+def _hang() -> None:
+    threading.Event().wait()
 
 
 class _Easel:

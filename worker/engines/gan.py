@@ -20,6 +20,7 @@ from shared.errors import InvalidInput, ModelUnavailable
 from worker.engines.base import Context, Device, Image, Progress, Result, Work
 from worker.engines.gan_nets import Generator, Shape
 from worker.engines.memory import memory_errors, module_bytes
+from worker.engines.weights import check
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -75,12 +76,14 @@ def _picture(generator: Generator, latent: Tensor, label: int) -> NDArray[np.uin
 
 
 def read_generator(folder: Path) -> Generator:
-    """Raises OSError, ValueError, KeyError, SafetensorError or RuntimeError for a folder that is not ours."""
+    """Raises ModelUnavailable where tensors are missing; OSError, ValueError, KeyError, SafetensorError or
+    RuntimeError for a folder that is not ours."""
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     if config.get("model_type") != KIND:
         raise ValueError(f"{CONFIG} says model_type {config.get('model_type')!r}, not {KIND!r}")
     generator = Generator(Shape.of(config))
-    generator.load_state_dict(load_file(folder / WEIGHTS))
+    found = generator.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    check(f"the generator in {folder.name}", found.missing_keys, found.unexpected_keys)
     return generator
 
 

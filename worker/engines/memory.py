@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from shared.errors import OutOfMemory
+
+#: of allocations on a CPU; of CUDA and HIP, as in ``torch.AcceleratorError``; of their libraries; of Metal
+_SAID = re.compile(
+    r"can't allocate memory|(?:CUDA|HIP)(?: driver)? error: out of memory|_STATUS_ALLOC_FAILED"
+    r"|MPS backend out of memory|CallbackErrorOutOfMemory"
+)
 
 
 @contextmanager
@@ -16,8 +23,8 @@ def memory_errors(doing: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise OutOfMemory(f"out of memory while {doing}; ask for less or use a larger device") from error
-    except RuntimeError as error:  # torch.OutOfMemoryError is one, and CPU allocations raise it plainly
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; others raise it plainly
+        if type(error).__name__ == "OutOfMemoryError" or _SAID.search(str(error)):
             raise OutOfMemory(f"out of memory while {doing}; ask for less or use a larger device") from error
         raise
 

@@ -27,6 +27,7 @@ from shared.catalog.models import Model
 from shared.errors import InvalidInput, ModelUnavailable
 from worker.engines.base import Context, Device, Progress, Result, Work
 from worker.engines.memory import memory_errors, module_bytes
+from worker.engines.weights import complete
 
 #: a decoder may need the token before to know whether a space belongs in front
 _LOOK_BACK = 6
@@ -64,21 +65,17 @@ class TextEngine:
         if folder is None:
             raise ModelUnavailable(f"model {model.id} has no files; name a folder or a hub repository")
         trust = model.trust_remote_code
-        try:
-            with memory_errors(f"loading {model.id}"):
-                tokenizer = AutoTokenizer.from_pretrained(
-                    folder, trust_remote_code=trust, local_files_only=True
-                )
-                network = AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    trust_remote_code=trust,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    dtype=getattr(torch, device.dtype),
-                )
-                cast(nn.Module, network).to(device.name).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelUnavailable(f"model {model.id} cannot be read: {error}", retryable=False) from error
+        with complete(f"model {model.id}"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+            network = AutoModelForCausalLM.from_pretrained(
+                folder,
+                trust_remote_code=trust,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=getattr(torch, device.dtype),
+            )
+        with memory_errors(f"loading {model.id}"):
+            cast(nn.Module, network).to(device.name).eval()
         return Loaded(network, tokenizer, _ends(network, tokenizer), _context(network))
 
     def nbytes(self, loaded: Loaded) -> int:

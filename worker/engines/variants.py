@@ -13,6 +13,7 @@ import torch
 from diffusers.pipelines import auto_pipeline
 
 from shared.errors import ModelUnavailable
+from worker.engines.weights import complete
 
 #: task → the library's choice among its pipelines for it, and those pipelines
 _AUTO: dict[str, tuple[Any, Any]] = {
@@ -59,7 +60,10 @@ def with_controlnet(pipe: Any, folder: Path, dtype: torch.dtype) -> Any:
         cls: Any = getattr(diffusers, str(config.get("_class_name")), None)
         if cls is None or "ControlNet" not in cls.__name__ or not hasattr(cls, "from_pretrained"):
             raise ValueError(f"{config.get('_class_name')} is no ControlNet")
-        network = cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+        with complete("the ControlNet"):
+            network = cls.from_pretrained(
+                folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            )
         found = diffusers.AutoPipelineForText2Image.from_pipe(pipe, controlnet=network)
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(

@@ -22,7 +22,13 @@ class JobThread:
         self._go = _closed_gate()
         self._back = _closed_gate()
         self._body: Callable[[], None] | None = None
-        threading.Thread(target=self._serve, name=f"job-{number}", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name=f"job-{number}", daemon=True)
+        self._thread.start()
+
+    @property
+    def native_id(self) -> int:
+        """As ``threading.get_native_id`` gives it on that thread."""
+        return self._thread.native_id or 0
 
     def take(self, body: Callable[[], None]) -> None:
         """Make this body ready to run; it runs once the baton is given."""

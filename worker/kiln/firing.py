@@ -13,6 +13,7 @@ from typing import Protocol
 
 from shared.catalog.models import Model
 from worker.engines.base import Call, Engine, Image, Progress, Result, Stopped, StopReason, Work
+from worker.engines.device_faults import device_fault
 from worker.kiln.baton import JobThread, JobThreads
 from worker.kiln.forwards import Answer
 
@@ -47,7 +48,7 @@ class Order:
     background: bool = False
     #: why it computes nothing together with others; empty where it may
     apart: str = ""
-    #: seconds that the job may run, from its first turn on
+    #: seconds that the job may take: while its model is loaded, and from its first turn on
     timeout: float | None = None
 
 
@@ -76,8 +77,10 @@ class Outcome:
 
     @classmethod
     def of_error(cls, error: BaseException, load_seconds: float = 0.0) -> Outcome:
-        """Keeps the traceback as text only: the frames hold on to tensors."""
+        """Keeps the traceback as text only: the frames hold on to tensors. What says that the device failed
+        for good, whatever it was wrapped in, becomes a DeviceFault."""
         trace = "".join(traceback.format_exception(error))
+        error = device_fault(error) or error
         return cls(error=error.with_traceback(None), trace=trace, load_seconds=load_seconds)
 
 
@@ -98,7 +101,10 @@ class Firing:
         self.watcher = watcher
         self.arrived = arrived
         self.stop_reason: StopReason | None = None
+        #: when the time-out runs out, by ``time.monotonic``; None while it does not count
         self.deadline: float | None = None
+        #: when the job was first asked to stop
+        self.asked_at: float | None = None
         self.load_seconds = 0.0
         #: its model was loaded for it, and is kept until it begins
         self.pinned = False
@@ -109,6 +115,7 @@ class Firing:
         self.call: Call | None = None
         self.answer: Answer | None = None
         self.outcome: Outcome | None = None
+        self._left = order.timeout
         self._lock = threading.Lock()
         self._notices: queue.SimpleQueue[Preview | Checkpoint | None] = queue.SimpleQueue()
 
@@ -120,9 +127,21 @@ class Firing:
         with self._lock:
             if self.stop_reason is None or _WEIGHT[reason] > _WEIGHT[self.stop_reason]:
                 self.stop_reason = reason
+            if self.asked_at is None:
+                self.asked_at = time.monotonic()
             waits = self.thread is None
         if waits:
             self.end(Outcome.of_error(Stopped(reason)))
+
+    def run_clock(self) -> None:
+        """The time-out counts from now on, as far as it is not used up. Engine thread only."""
+        if self.deadline is None and self._left is not None:
+            self.deadline = time.monotonic() + self._left
+
+    def stop_clock(self) -> None:
+        """The job waits for its turn, which does not count. Engine thread only."""
+        if self.deadline is not None:
+            self._left, self.deadline = self.deadline - time.monotonic(), None
 
     def begin(self, body: Callable[[], None], threads: JobThreads) -> None:
         """Take a thread that will compute. Raises Stopped when the job was stopped before."""
@@ -157,6 +176,12 @@ class Firing:
     @property
     def shall_stop(self) -> StopReason | None:
         """Why the job shall end now, if it shall."""
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.is_late:
             self.stop(StopReason.DEADLINE)
         return self.stop_reason
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time-out has run out."""
+        deadline = self.deadline  # the engine thread may change it
+        return deadline is not None and time.monotonic() > deadline

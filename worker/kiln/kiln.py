@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable, Collection
 
 from worker.engines.base import Device
 from worker.kiln.firing import Firing, Order, Watcher
@@ -12,16 +14,30 @@ from worker.kiln.loading import Loader, Turns
 from worker.kiln.models import Models
 from worker.kiln.profiles import Profiles
 from worker.kiln.scheduler import Scheduler
+from worker.kiln.steps import engine_step, loader_step
+from worker.watchdog import Step
+
+log = logging.getLogger(__name__)
+
+#: hears what ended this kiln for good, and which jobs may be why
+Failed = Callable[[BaseException, Collection[str]], None]
 
 
 class Kiln:
     """Owns one device: its engine thread, and the thread that loads models beside it."""
 
     def __init__(
-        self, device: Device, budget: int, *, slots: int = 8, profiles: Profiles | None = None
+        self,
+        device: Device,
+        budget: int,
+        *,
+        slots: int = 8,
+        profiles: Profiles | None = None,
+        failed: Failed = lambda _error, _jobs: None,
     ) -> None:
         """``budget``: bytes for models and what their calls take besides; ``slots``: jobs that the
-        foreground is given at once.
+        foreground is given at once. ``failed`` is called once, where the device or the engine thread failed
+        for good; all jobs, those to come included, then end with a DeviceFault.
 
         With ``profiles``, jobs share as far as it was measured to pay; without, as far as they can."""
         self._inbox = Inbox()
@@ -30,8 +46,9 @@ class Kiln:
         peak = (lambda _: 0) if profiles is None else profiles.peak
         self._models = Models(device, budget, self._loader.load, peak)
         self._forwards = Forwards(device, self._models, profiles)
+        self._failed = failed
         self._scheduler = Scheduler(
-            device, slots, self._inbox, self._models, self._forwards, profiles, computing
+            device, slots, self._inbox, self._models, self._forwards, profiles, computing, failed
         )
         self._thread = threading.Thread(target=self._fire, name="kiln", daemon=True)
         self._thread.start()
@@ -65,6 +82,16 @@ class Kiln:
         self._inbox.close()
         self._thread.join(timeout)
 
+    def steps(self) -> list[Step]:
+        """What the engine thread and the loader's are at, for the watchdog."""
+        found = (engine_step(self._scheduler.turn, self._thread.native_id or 0), loader_step(self._loader))
+        return [step for step in found if step is not None]
+
     def _fire(self) -> None:
-        self._scheduler.run()
+        try:
+            self._scheduler.run()
+        except BaseException as error:
+            log.exception("the engine thread ended")
+            self._failed(error, ())
+            raise
         self._loader.end()

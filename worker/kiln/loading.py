@@ -6,7 +6,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +57,8 @@ class Loader:
         self._done = done
         self._computing = computing
         self._asked: queue.SimpleQueue[tuple[Firing, int] | None] = queue.SimpleQueue()
+        #: the job whose model is loaded now, and since when; any thread may read it
+        self.at: tuple[Firing, float] | None = None
         self._thread = threading.Thread(target=self._serve, name="loader", daemon=True)
         self._thread.start()
 
@@ -63,20 +66,37 @@ class Loader:
         """Load the model that this job needs, into so many bytes if that is possible."""
         self._asked.put((firing, memory))
 
+    @property
+    def native_id(self) -> int:
+        """As ``threading.get_native_id`` gives it on the loader's thread."""
+        return self._thread.native_id or 0
+
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Inside, the load waits for the engine thread, whose turn may take long and is watched itself."""
+        at, self.at = self.at, None
+        try:
+            yield
+        finally:
+            self.at = at and (at[0], time.monotonic())
+
     def end(self) -> None:
         """Load nothing more."""
         self._asked.put(None)
 
     def _serve(self) -> None:
         while (asked := self._asked.get()) is not None:
-            self._done(self._load(*asked))
+            self.at = asked[0], time.monotonic()
+            loaded = self._load(*asked)
+            self.at = None
+            self._done(loaded)
 
     def _load(self, firing: Firing, memory: int) -> Loaded:
         order, began = firing.order, time.monotonic()
         device = replace(self._device, memory=memory)
         use_one_core()
         try:
-            with DefaultFormats(self._computing):
+            with DefaultFormats(self._computing, self._resting):
                 model = order.engine.load(order.model, order.folder, device)
             size = order.engine.nbytes(model)
         except OutOfMemory as error:
@@ -94,8 +114,12 @@ class DefaultFormats:
     the moments in which they build its modules; a scheduler that made its numbers then would make them of
     half precision too."""
 
-    def __init__(self, computing: Turns) -> None:
+    def __init__(
+        self, computing: Turns, waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """``waiting`` is entered while this thread waits for whoever computes."""
         self._computing = computing
+        self._waiting = waiting
         self._held = False
         self._real: Any = None
 
@@ -117,7 +141,8 @@ class DefaultFormats:
     def _change(self, dtype: Any) -> None:
         mine = threading.get_ident() == self._mine
         if mine and dtype != self._usual and not self._held:
-            self._computing.acquire()
+            with self._waiting():
+                self._computing.acquire()
             self._held = True
         self._real(dtype)
         if mine and dtype == self._usual:

@@ -105,8 +105,9 @@ class Models:
             self.tell(firing)
 
     def tell(self, firing: Firing) -> None:
-        """Tell a job that its model is being loaded, if it is."""
+        """Tell a job that its model is being loaded, if it is: its time-out counts meanwhile."""
         if self._loading is not None and firing.order.model_key == self._loading.order.model_key:
+            firing.run_clock()
             firing.watcher.progress(Progress("load", 0))
 
     def enter(self, loaded: Loaded, waiting: Sequence[Firing]) -> Exception | None:
@@ -129,6 +130,7 @@ class Models:
         if loaded.firing not in waiting:
             self.let_go(loaded.firing)
         for firing in waiting:
+            firing.stop_clock()
             firing.watcher.progress(Progress("ready", 0))
         self.make(self._peak(order.model_key))  # what was expected of its size may have been too low
         return None

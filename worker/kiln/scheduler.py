@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Collection, Sequence
 
-from shared.errors import OutOfMemory
+from shared.errors import DeviceFault, OutOfMemory
 from worker.engines.base import Device, Stopped
 from worker.kiln.baton import JobThreads
 from worker.kiln.context import Body
@@ -21,6 +22,7 @@ from worker.kiln.inbox import Inbox
 from worker.kiln.loading import Turns
 from worker.kiln.models import Models
 from worker.kiln.profiles import Profiles
+from worker.kiln.steps import Turn
 
 #: the part of the slots that, once taken, says that more jobs come than are served
 _CROWDED = 2 / 3
@@ -40,8 +42,10 @@ class Scheduler:
         forwards: Forwards,
         profiles: Profiles | None,
         computing: Turns,
+        failed: Callable[[DeviceFault, Collection[str]], None],
     ) -> None:
-        """``slots``: jobs that the foreground is given at once; ``computing`` is held during each turn."""
+        """``slots``: jobs that the foreground is given at once; ``computing`` is held during each turn.
+        ``failed`` is called with what says that the device failed for good, and the jobs that may be why."""
         self._device = device
         self._crowd = math.ceil(_CROWDED * slots)
         self._inbox = inbox
@@ -49,6 +53,12 @@ class Scheduler:
         self._forwards = forwards
         self._profiles = profiles
         self._computing = computing
+        self._failed = failed
+        self._fault: DeviceFault | None = None
+        #: what this thread is at, None while it waits for something to do; any thread may read it
+        self.turn: Turn | None = None
+        #: ids of the jobs whose turn it was last
+        self._last: Sequence[str] = ()
         self._threads = JobThreads()
         self._firings: list[Firing] = []
         self._spent = Spent()
@@ -58,14 +68,19 @@ class Scheduler:
     def run(self) -> None:
         """Return once the inbox is closed and every job has ended."""
         while True:
+            self.turn = Turn(time.monotonic())
             self._take_in()
+            if self._fault is not None:
+                self._give_up(self._fault)
             if not self._firings and self._inbox.is_done:
                 break
             self._load_next()
             if ready := [firing for firing in self._firings if self._is_ready(firing)]:
                 self._next_turn(ready)
             else:
+                self.turn = None
                 self._inbox.wait(self._is_awaited)
+        self.turn = None
         self._threads.end()
         self._models.clear()
 
@@ -77,6 +92,7 @@ class Scheduler:
         for one in loaded:
             waiting = [each for each in self._firings if each.order.model_key == one.firing.order.model_key]
             if (error := self._models.enter(one, waiting)) is not None:
+                self._last = (one.firing.order.work.job_id, *self._last)
                 for firing in waiting:
                     self._end(firing, Outcome.of_error(error, one.seconds))
 
@@ -98,8 +114,7 @@ class Scheduler:
     def _next_turn(self, ready: list[Firing]) -> None:
         if len(ready) == 1:  # nothing to decide, and a lone job's steps are not to wait for it
             self._spent = Spent()
-            with self._computing:
-                self._turn(ready, stopping=ready[0].shall_stop is not None)
+            self._take_turn(ready, stopping=ready[0].shall_stop is not None)
             return
         candidates = [self._candidate(firing) for firing in ready]
         firings = {firing.arrived: firing for firing in ready}
@@ -107,8 +122,7 @@ class Scheduler:
         if sum(not candidate.background for candidate in candidates) >= self._crowd:
             self._full_until = began + _FULL_FOR
         chosen = next_turn(candidates, self._spent, full=began < self._full_until)
-        with self._computing:
-            self._turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
+        self._take_turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
         self._spent = self._spent.after(chosen[0], time.monotonic() - began, candidates)
 
     def _candidate(self, firing: Firing) -> Candidate:
@@ -128,6 +142,13 @@ class Scheduler:
             waiting=waiting,
         )
 
+    def _take_turn(self, chosen: list[Firing], *, stopping: bool) -> None:
+        self.turn = None  # whoever holds ``computing`` now is at a step of its own
+        with self._computing:
+            self.turn = Turn(time.monotonic(), chosen)
+            self._turn(chosen, stopping=stopping)
+        self._last = [firing.order.work.job_id for firing in chosen]
+
     def _turn(self, chosen: list[Firing], *, stopping: bool) -> None:
         """Compute the call at which these jobs wait, if they do, and let each go on to its next boundary."""
         calls = [firing.call for firing in chosen if firing.call is not None]
@@ -135,7 +156,10 @@ class Scheduler:
             model = chosen[0].order.model_key
             for firing, answer in zip(chosen, self._forwards.compute(calls, model), strict=True):
                 firing.answer = answer
+        failed = any(firing.answer and firing.answer.error for firing in chosen)
         for firing in chosen:
+            # what was computed together failed by any of them; from here on each is at its own
+            self.turn = Turn(time.monotonic(), chosen if failed else (firing,))
             self._go_on(firing)
 
     def _go_on(self, firing: Firing) -> None:
@@ -157,8 +181,7 @@ class Scheduler:
             raise Stopped(reason)
         firing.watcher.begun()
         loaded = self._models.pin(firing)
-        if firing.order.timeout is not None:
-            firing.deadline = time.monotonic() + firing.order.timeout
+        firing.run_clock()
         try:
             firing.begin(Body(firing, loaded, self._device), self._threads)
         except Stopped:
@@ -172,4 +195,20 @@ class Scheduler:
             self._profiles.save(firing.order.model_key)
         if isinstance(outcome.error, OutOfMemory):
             self._models.clear()  # the next attempt shall find what room there can be
+        if isinstance(outcome.error, DeviceFault) and self._fault is None:
+            self._fault = outcome.error
+            self._failed(outcome.error, self._suspects())
         firing.end(outcome)
+
+    def _suspects(self) -> list[str]:
+        """Which jobs may have made the device fail: those whose turn it is. A GPU computes after it was told
+        to, so that it may have been those of the turn before."""
+        firings = self.turn.firings if self.turn is not None else ()
+        turn = [firing.order.work.job_id for firing in firings]
+        return turn if turn and self._device.name == "cpu" else [*turn, *self._last]
+
+    def _give_up(self, fault: DeviceFault) -> None:
+        """End every job: what a device that failed for good computes is wrong, or fails as well."""
+        for firing in self._firings:
+            firing.end(Outcome(error=fault))
+        self._firings.clear()

@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+from worker.engines.weights import complete
 from worker.inputs.wanted import Bpe
 
 #: two halvings: 64 pixels are 16 latents
@@ -140,7 +141,8 @@ def token_ids(tokens: Net, captions: Iterable[str]) -> Tensor:
 
 
 def saved_autoencoder(folder: Path) -> Net:
-    net = _diffusers.AutoencoderTiny.from_pretrained(folder)
+    with complete("the autoencoder"):
+        net = _diffusers.AutoencoderTiny.from_pretrained(folder)
     net.register_to_config(_name_or_path="")  # where this worker had it is nobody's business
     return net
 

@@ -1,0 +1,45 @@
+"""What the engine thread and the loader's are at, as the watchdog sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.kiln.firing import Firing
+from worker.kiln.loading import Loader
+from worker.watchdog import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the engine thread is at since ``began`` (``time.monotonic``): the turn of these jobs; its own work
+    where there are none."""
+
+    began: float
+    firings: Sequence[Firing] = ()
+
+
+def engine_step(turn: Turn | None, thread: int) -> Step | None:
+    """``thread``: the engine thread's native id. The jobs' own threads work for it during their turns."""
+    if turn is None:
+        return None
+    firings = tuple(turn.firings)
+    due = [time for firing in firings for time in (firing.deadline, firing.asked_at) if time is not None]
+    return Step(
+        "computing",
+        turn.began,
+        (thread, *(job.native_id for job in (firing.thread for firing in firings) if job is not None)),
+        tuple(firing.order.work.job_id for firing in firings),
+        blames=True,
+        due=min(due, default=None),
+    )
+
+
+def loader_step(loader: Loader) -> Step | None:
+    """A load is not due with the job that asked for it, which ends by itself: the model is for others too."""
+    if (at := loader.at) is None:
+        return None
+    firing, began = at
+    return Step(
+        "loading a model", began, (loader.native_id,), (firing.order.work.job_id,), blames=True, helped=True
+    )
