@@ -157,9 +157,9 @@ class Endings:
     def _of_error(self, job: Job, error: BaseException, trace: str | None) -> Ending:
         """What becomes of a job that met this error: it is handed back where that says nothing of the job."""
         full = no_room(error)
-        if not full and not isinstance(error, Unavailable):
+        own = (full or isinstance(error, Unavailable | OSError)) and self._fitness.report(error)
+        if not own and not isinstance(error, Unavailable):
             return _failure(error, trace)
-        self._fitness.report(error)
         if job.attempt - job.attempts < _SPARED:
             log.warning("%s is handed back, its attempt does not count: %s", job.id, error)
             return HandedBack()

@@ -42,13 +42,14 @@ class Fitness:
         """Whether jobs are taken: as soon as they are, and after so many seconds at most."""
         return self._fit.wait(seconds)
 
-    def report(self, error: BaseException) -> None:
-        """Writing something failed. No more jobs are taken where that is the worker's trouble: a disk that is
-        full or read-only, or a storage that takes no other file either."""
+    def report(self, error: BaseException) -> bool:
+        """Writing something failed; whether that is the worker's trouble: a disk that is full or read-only,
+        or a storage or a scratch folder that takes no other file either. Then no more jobs are taken."""
         if self._trouble is None and (found := self._trouble_behind(error)) is not None:
             with self._lock:
                 if self._trouble is None:
                     self._begin(found)
+        return self._trouble is not None
 
     def stored(self) -> None:
         """A result was stored: the next trouble is a new one."""
@@ -77,6 +78,9 @@ class Fitness:
             self._scratch.check_writable()
         except Unavailable as error:
             return error
+        except Exception as error:
+            log.exception("what is computed cannot be stored")
+            return Unavailable("what is computed cannot be stored", repr(error))
         return None
 
     def _recover(self) -> None:

@@ -8,6 +8,7 @@ storage though no row will ever name it.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -15,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 _NEW, _BEGUN, _COMPUTED, _SPARED = ".new-", "begun-", "computed-", "spared-"
 #: the file that ``check_writable`` writes, and its bytes
@@ -56,8 +59,12 @@ class Scratch:
         return self._folder / f"{job_id}-{attempt}"
 
     def begin(self, job_id: str, attempt: int) -> None:
-        """Note that this attempt computes from now on. Raises OSError where the disk is full."""
-        self._mark(_BEGUN, job_id, attempt).touch()
+        """Note that this attempt computes from now on. Where that cannot be written, the job goes on all the
+        same: this is called on the engine thread, which every job needs."""
+        try:
+            self._mark(_BEGUN, job_id, attempt).touch()
+        except OSError as error:
+            log.warning("%s: not noted as begun: %s", job_id, error)
 
     def computed(self, job_id: str, attempt: int) -> None:
         """Note that this attempt computes no more, and is to be stored."""

@@ -120,6 +120,24 @@ class TestScratch:
         assert found.dead == {"wrk_dead": suspects}
         found.close()
 
+    def test_a_note_that_cannot_be_written_stops_nobody(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is written on the engine thread, without which the worker would hang."""
+        scratch = Scratch(tmp_path / "scratch", "wrk_1")
+        (tmp_path / "scratch" / "wrk_1").rename(tmp_path / "away")
+        scratch.begin("job_1", 1)
+        scratch.computed("job_1", 1)
+        scratch.remove("job_1", 1)
+        assert "job_1: not noted as begun" in caplog.text
+        with pytest.raises(Unavailable, match="the scratch folder cannot be written"):
+            scratch.check_writable()
+
+    def test_a_scratch_folder_that_cannot_be_made_says_what_to_do(self, tmp_path: Path) -> None:
+        (tmp_path / "scratch").write_text("no folder")
+        with pytest.raises(Unavailable, match="QANVAS_DATA"):
+            Scratch(tmp_path / "scratch", "wrk_1")
+
 
 def text_of(order: Order) -> str:
     """The text of a job of ``train-text``."""
