@@ -88,6 +88,7 @@ class Operation:
         if self.body is not None or self.form is not None:
             found |= {
                 HTTPStatus.BAD_REQUEST,
+                HTTPStatus.REQUEST_TIMEOUT,
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             }

@@ -13,6 +13,8 @@ from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, RequestedRangeNotSatisfiable
 
+from api.server.client import Crowded, TooSlow
+from api.server.requests import BrokenBody
 from shared.errors import (
     Conflict,
     FieldError,
@@ -42,12 +44,6 @@ class UnsupportedMediaType(QanvasError):
     """The body is of a type that this operation does not take."""
 
 
-class Busy(QanvasError):
-    """Over a limit; ``retry_after`` is in seconds."""
-
-    retry_after = 5
-
-
 _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
     (BadRequest, HTTPStatus.BAD_REQUEST),
     (Unauthorized, HTTPStatus.UNAUTHORIZED),
@@ -57,7 +53,9 @@ _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (Busy, HTTPStatus.TOO_MANY_REQUESTS),
+    (Crowded, HTTPStatus.TOO_MANY_REQUESTS),
+    (TooSlow, HTTPStatus.REQUEST_TIMEOUT),
+    (BrokenBody, HTTPStatus.BAD_REQUEST),
     (OverLimit, HTTPStatus.TOO_MANY_REQUESTS),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
@@ -99,7 +97,7 @@ def of(error: QanvasError) -> Response:
     if isinstance(error, InvalidInput):
         return problem(status, str(error), errors=error.errors)
     headers = {}
-    if isinstance(error, Unavailable | Busy | OverLimit):
+    if isinstance(error, Unavailable | Crowded | OverLimit):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="qanvas"'

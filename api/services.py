@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from api.desks import Desks
 from api.limits import Limits
+from api.shares import Shares
 from shared.aftermath import Aftermath, tell
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import owned
@@ -79,9 +80,10 @@ class Services:
         self.has_keys = Remembered(self.keys.any)
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
-        #: requests that are worked on at once; those that only wait take a seat instead
+        #: requests that are worked on at once; those that only wait do not count
         self.desks = Desks(settings.api_threads)
-        self._seats = threading.BoundedSemaphore(settings.api_streams)
+        #: places of event streams and of requests that wait, each on a thread that nobody else needs
+        self.waiting = Shares(settings.api_streams)
 
     def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:
         """The most jobs that each may have waiting; 0 for any number."""
@@ -129,16 +131,6 @@ class Services:
         return any(worker.loading in names for worker in serving) and names.isdisjoint(
             model for worker in serving for model in worker.models
         )
-
-    @contextmanager
-    def seat(self) -> Iterator[bool]:
-        """Whether this request may wait, on a thread that nobody else needs."""
-        taken = self._seats.acquire(blocking=False)
-        try:
-            yield taken
-        finally:
-            if taken:
-                self._seats.release()
 
     def stop_waiting(self) -> None:
         """Let everybody who waits answer now."""

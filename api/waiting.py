@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api import auth
 from api.estimates import seconds_until_start
 from api.services import FAR, FAR_ALONE, Accepted, Services
 from shared.jobs import present
@@ -89,12 +90,13 @@ def preferred_wait(prefer: str | None) -> float:
 def until_terminal(services: Services, job: Job, seconds: float) -> Job:
     """The job as soon as it has ended, or as it is after so many seconds.
 
-    Returns at once when too many requests wait already, and when the server is told to stop.
+    Returns at once when too many requests of this caller wait already, and when the server is told to stop.
     """
     if seconds <= 0 or job.is_terminal:
         return job
     deadline = time.monotonic() + seconds
-    with services.seat() as seated, services.follower.watch(job.id, ends_only=True) as watch:
+    place = services.waiting.hold(auth.caller().waits_as)
+    with place as seated, services.follower.watch(job.id, ends_only=True) as watch:
         while True:
             job = services.jobs.get(job.id, tenant=job.tenant)
             left = deadline - time.monotonic()

@@ -9,7 +9,7 @@ from flask import Response
 from api import schemas, stream
 from api.operations import Answer, Call, Group
 from api.present import answer
-from api.problems import Busy
+from api.server.client import Crowded
 from api.submit import retry, submit, submit_all
 from api.waiting import (
     MOST_SECONDS,
@@ -165,14 +165,13 @@ def follow_job(call: Call, id: str) -> Response:
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if call.request.method == "HEAD":
         return Response(mimetype="text/event-stream", headers=headers)
-    seat = call.services.seat()
-    if not seat.__enter__():
-        seat.__exit__(None, None, None)
-        raise Busy("too many requests wait for events already; ask again, or poll the job")
+    waiting, holder = call.services.waiting, call.caller.waits_as
+    if not waiting.take(holder):
+        raise Crowded("too many of your requests wait for events already; ask again, or poll the job")
     response = Response(
         stream.events(call.services, job, after), mimetype="text/event-stream", headers=headers
     )
-    response.call_on_close(lambda: seat.__exit__(None, None, None))
+    response.call_on_close(lambda: waiting.give_back(holder))
     return response
 
 
