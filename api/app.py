@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from api import openapi, problems
 from api.metrics import Metrics
 from api.operations import Group, Operation, route
+from api.readiness import Readiness
 from api.routes import files, groups, health, jobs, letters, models, outputs, webhooks, workers
 from api.services import Services
 from shared.settings import Settings
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["qanvas"] = services
     metrics = Metrics(services)
     app.extensions["qanvas.metrics"] = metrics
+    app.extensions["qanvas.readiness"] = Readiness(services)
     metrics.install(app)
     problems.install(app)
     declared = operations()

@@ -44,6 +44,12 @@ class UnsupportedMediaType(QanvasError):
     """The body is of a type that this operation does not take."""
 
 
+class Busy(QanvasError):
+    """Over a limit; ``retry_after`` is in seconds."""
+
+    retry_after = 5
+
+
 _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
     (BadRequest, HTTPStatus.BAD_REQUEST),
     (Unauthorized, HTTPStatus.UNAUTHORIZED),
@@ -53,6 +59,7 @@ _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (Busy, HTTPStatus.TOO_MANY_REQUESTS),
     (Crowded, HTTPStatus.TOO_MANY_REQUESTS),
     (TooSlow, HTTPStatus.REQUEST_TIMEOUT),
     (BrokenBody, HTTPStatus.BAD_REQUEST),
@@ -97,7 +104,7 @@ def of(error: QanvasError) -> Response:
     if isinstance(error, InvalidInput):
         return problem(status, str(error), errors=error.errors)
     headers = {}
-    if isinstance(error, Unavailable | Crowded | OverLimit):
+    if isinstance(error, Unavailable | Busy | Crowded | OverLimit):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="qanvas"'

@@ -393,6 +393,14 @@ QUEUE: Schema = record(
 QUEUES: Schema = listing(QUEUE)
 
 HEALTH: Schema = record("How it is.", status=_TEXT)
+READINESS: Schema = {
+    **record(
+        "Whether submissions are accepted.",
+        status={"enum": ["ready", "degraded"]},
+        degraded={"type": "array", "items": _TEXT, "description": "What does not work beside."},
+    ),
+    "required": ["status"],
+}
 
 PROBLEM: Schema = {
     "type": "object",

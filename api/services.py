@@ -56,6 +56,8 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings.database_url)
+        #: connections of their own for questions that must not wait behind requests
+        self.asking = Database(settings.database_url)
         self.jobs = JobStore(self.database)
         self.attempts = Attempts(self.database)
         self.letters = DeadLetters(self.database)
@@ -142,4 +144,5 @@ class Services:
         self.stop_waiting()
         self.tickets.close()
         self.events.close()
+        self.asking.dispose()
         self.database.dispose()

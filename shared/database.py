@@ -103,11 +103,6 @@ class Database:
             clock = self._clock = (here, there - here)
         return here + clock[1]
 
-    def ping(self) -> None:
-        """Raises Unavailable when the database does not answer."""
-        with self.read() as connection:
-            connection.execute(sa.text("SELECT 1"))
-
     def migrate(self) -> None:
         """Bring the tables to what this version needs; does nothing when they are there already."""
         from alembic import command

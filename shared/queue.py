@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 TICKET = "qanvas.ticket"
+#: the key that ``ping`` writes
+_PROBE = "qanvas:writable"
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +115,15 @@ class Tickets:
             raise Unavailable("Redis does not answer", str(error)) from error
 
     def ping(self) -> None:
-        """Raises Unavailable when Redis does not answer."""
-        self.waiting("")
+        """Raises Unavailable when Redis does not answer at once, or takes no writes: full, or a replica."""
+        import redis
+
+        try:
+            self._taking.set(_PROBE, "", ex=60)
+        except redis.ResponseError as error:
+            raise Unavailable("Redis takes no writes", str(error)) from error
+        except redis.RedisError as error:
+            raise Unavailable("Redis does not answer", str(error)) from error
 
     def close(self) -> None:
         """Send what is pending and stop."""

@@ -10,6 +10,7 @@ from api import schemas
 from api.metrics import CONTENT_TYPE, Metrics
 from api.operations import Answer, Call, Group
 from api.present import answer
+from api.readiness import Readiness
 
 group = Group("health")
 
@@ -30,13 +31,20 @@ def healthz(_: Call) -> Response:
 @group.operation(
     "GET",
     "/readyz",
-    summary="The database and Redis answer",
+    summary="Submissions are accepted and kept",
     scope=None,
-    answers={200: Answer("They do.", schemas.HEALTH)},
+    answers={
+        200: Answer(
+            "They are: `ready`, or `degraded` with what does not work beside, as Redis, without which jobs "
+            "start later and events are missed.",
+            schemas.READINESS,
+        )
+    },
 )
-def readyz(call: Call) -> Response:
-    call.services.database.ping()
-    call.services.tickets.ping()
+def readyz(_: Call) -> Response:
+    readiness: Readiness = current_app.extensions["qanvas.readiness"]
+    if degraded := readiness.degraded():
+        return answer({"status": "degraded", "degraded": degraded})
     return answer({"status": "ready"})
 
 

@@ -9,7 +9,7 @@ from flask import Response
 from api import schemas, stream
 from api.operations import Answer, Call, Group
 from api.present import answer
-from api.server.client import Crowded
+from api.problems import Busy
 from api.submit import retry, submit, submit_all
 from api.waiting import (
     MOST_SECONDS,
@@ -167,7 +167,7 @@ def follow_job(call: Call, id: str) -> Response:
         return Response(mimetype="text/event-stream", headers=headers)
     waiting, holder = call.services.waiting, call.caller.waits_as
     if not waiting.take(holder):
-        raise Crowded("too many of your requests wait for events already; ask again, or poll the job")
+        raise Busy("too many of your requests wait for events already; ask again, or poll the job")
     response = Response(
         stream.events(call.services, job, after), mimetype="text/event-stream", headers=headers
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: threads that answer urgent requests and nothing else
+#: threads for each urgent path, which answer nothing else
 _URGENT_THREADS = 4
 
 
@@ -46,14 +46,14 @@ class Server:
         name = listener.getsockname()
         self._address = (str(name[0]), str(name[1]))
         self._threads = Threads(threads + slow, "request")
-        self._urgent_threads = Threads(_URGENT_THREADS, "urgent")
+        self._urgent_threads = {path: Threads(_URGENT_THREADS, path.decode()) for path in urgent}
         self._acceptor = Acceptor(
             listener,
             most=connections,
             patience=patience,
             slow=Shares(slow),
             work=partial(self._answer_on, self._threads, app),
-            hurry=partial(self._answer_on, self._urgent_threads, urgent_app),
+            hurry=partial(self._hurry, urgent_app),
             urgent=urgent,
         )
 
@@ -64,6 +64,9 @@ class Server:
     def stop(self) -> None:
         """Accept nothing more; for signal handlers and other threads."""
         self._acceptor.stop()
+
+    def _hurry(self, app: WSGIApplication, client: Client, reading: Reading) -> None:
+        self._answer_on(self._urgent_threads[reading.path], app, client, reading)
 
     def _answer_on(self, threads: Threads, app: WSGIApplication, client: Client, reading: Reading) -> None:
         threads.run(partial(self._answer, app, client, reading))

@@ -17,6 +17,16 @@ class StoredObject:
     sha256: str
 
 
+#: what ``check_writable`` stores, and how many bytes of it
+_PROBE, _PROBE_BYTES = "probe/room", 1 << 18
+
+
+def check_writable(storage: Storage) -> None:
+    """Store a small file and remove it. Raises Unavailable where the storage is away, full or read-only."""
+    storage.write(_PROBE, bytes(_PROBE_BYTES))
+    storage.delete(_PROBE)
+
+
 class Storage(Protocol):
     """Bytes under keys such as ``outputs/job_…/1/0.png``.
 

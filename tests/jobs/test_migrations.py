@@ -35,5 +35,5 @@ def test_an_unknown_kind_of_database_is_refused() -> None:
 
 def test_a_database_that_is_away_is_unavailable() -> None:
     with pytest.raises(Unavailable, match=r"the database does not answer: .*127\.0\.0\.1") as away:
-        Database("postgresql://nobody@127.0.0.1:1/x").ping()
+        Database("postgresql://nobody@127.0.0.1:1/x").check_migrated()
     assert away.value.public == "the database does not answer; the server's log says why"
