@@ -17,6 +17,7 @@ from flask.globals import request_ctx
 from werkzeug.routing import BaseConverter, Map
 
 from api import auth, body
+from api.server.client import Client
 from api.services import Services
 from api.validation import Schema
 from shared.errors import FieldError, InvalidInput
@@ -42,6 +43,11 @@ class Call:
     caller: auth.Caller
     query: Mapping[str, Any]
     body: Any
+
+    def has_left(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        client: Client | None = self.request.environ.get("qanvas.client")
+        return client is not None and client.has_left()
 
     @property
     def tenant(self) -> str:

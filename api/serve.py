@@ -31,6 +31,8 @@ from shared.settings import Settings
 _GRACE = 5
 #: files that a process has open besides its connections: the database's, outputs, libraries
 _OTHER_FILES = 512
+#: connections of a process for which few threads are set
+_FEWEST = 1024
 #: connections that wait in the kernel to be accepted
 _BACKLOG = 1024
 #: paths that are answered whatever else the server is busy with
@@ -93,9 +95,9 @@ def _end(processes: Sequence[BaseProcess], lifeline: Connection) -> None:
 def _allow_connections(settings: Settings) -> int:
     """How many connections each process may have; each is an open file, of which the system allows so many.
 
-    Two for each request that there may be, waiting ones included, so that half may be silent; as many again,
-    since requests that go on keep theirs."""
-    wanted = 4 * (settings.api_threads + settings.api_streams)
+    Requests that are worked on or wait may have half of them; twice as many as there are threads for, so that
+    what comes at once waits its turn and is not refused. The other half is for clients that are silent."""
+    wanted = max(_FEWEST, 4 * (settings.api_threads + settings.api_streams))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = wanted + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and hard < files:

@@ -16,9 +16,13 @@ class Shares:
     """
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self._count = self._free = count
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many places are taken."""
+        return self._count - self._free
 
     def take(self, holder: str) -> bool:
         """Whether the holder got another place; if so, it must ``give_back`` it."""

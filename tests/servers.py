@@ -238,14 +238,17 @@ def _postgres_programs(folder: Path, user: int | None) -> Path:
 class Qanvas:
     """A real `qanvas` process, and everything it started."""
 
-    def __init__(self, arguments: Sequence[str], settings: Settings, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], settings: Settings, log: Path, *, under: Sequence[str] = ()
+    ) -> None:
+        """``under`` is a command that runs the one behind it."""
         self.log = log
         self.errors = log.with_suffix(".err")
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {name: text for name, text in os.environ.items() if not name.startswith("QANVAS_")}
         with log.open("wb") as output, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *arguments],
+                [*under, sys.executable, "-m", "cli.main", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,

@@ -71,7 +71,7 @@ def submit_job(call: Call) -> Response:
     if not seconds:
         return answer(present_accepted(call.services, accepted), 202, said)
     said["Preference-Applied"] = f"wait={seconds:g}"
-    job = until_terminal(call.services, accepted.job, seconds)
+    job = until_terminal(call.services, accepted.job, seconds, call.has_left)
     return answer(present_job(call.services, job), 200 if job.is_terminal else 202, said)
 
 
@@ -138,7 +138,7 @@ def list_jobs(call: Call) -> Response:
     },
 )
 def get_job(call: Call, id: str) -> Response:
-    job = until_terminal(call.services, own_job(call, id), call.query["wait"])
+    job = until_terminal(call.services, own_job(call, id), call.query["wait"], call.has_left)
     response = answer(present_job(call.services, job))
     response.add_etag()
     response.headers["Cache-Control"] = "private, no-cache"
@@ -169,7 +169,7 @@ def follow_job(call: Call, id: str) -> Response:
     if not waiting.take(holder):
         raise Busy("too many of your requests wait for events already; ask again, or poll the job")
     response = Response(
-        stream.events(call.services, job, after), mimetype="text/event-stream", headers=headers
+        stream.events(call.services, job, after, call.has_left), mimetype="text/event-stream", headers=headers
     )
     response.call_on_close(lambda: waiting.give_back(holder))
     return response

@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection
 
 from api.server.answers import refusal
 from api.server.client import Client
-from api.server.load import Load
 from api.server.requests import Reading, Refused
 from api.server.waiting import Waiting
 from api.shares import Shares
@@ -34,14 +33,17 @@ _TICK = 0.5
 _LINGER = 2.0
 #: seconds between two lines in the log about connections that were closed or refused
 _SAY_EVERY = 10.0
+#: files that are left to the rest of the process where the system opens no more
+_SPARE = 32
 _NO_MORE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Acceptor:
     """Hands each complete request to ``work``, which calls ``release`` or ``drop`` in the end.
 
-    ``most`` connections are open at once. Half of them may be worked for; a request beyond that is refused
-    with 503. Requests for ``urgent`` paths go to ``hurry``, and a quarter of all connections is theirs alone.
+    ``most`` connections are open at once. Half of them may be worked for, and one network gets half of these.
+    A request beyond that is refused with 503. Requests for ``urgent`` paths go to ``hurry``, and a quarter of
+    all connections is theirs alone.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class Acceptor:
         urgent: Collection[bytes],
     ) -> None:
         listener.setblocking(False)
-        self._listener, self._most, self._patience, self._slow = listener, most, patience, slow
+        self._listener, self._patience, self._slow = listener, patience, slow
+        self._most = self._wanted = most
         self._work, self._hurry, self._urgent = work, hurry, urgent
-        self._load = Load(max(1, most // 2), max(1, most // 4))
+        self._worked_for = Shares(max(1, most // 2))
+        self._hurried = Shares(max(1, most // 4))
         self._waiting = Waiting()
         self._selector = selectors.DefaultSelector()
         self._stopped = threading.Event()
@@ -84,7 +88,7 @@ class Acceptor:
         for client, _ in self._waiting:
             self._close(client)
         until = time.monotonic() + grace
-        while len(self._load) and time.monotonic() < until:
+        while (self._worked_for or self._hurried) and time.monotonic() < until:
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -96,7 +100,7 @@ class Acceptor:
     def release(self, client: Client, reading: Reading, *, may_go_on: bool) -> None:
         """The answer was sent: take the connection back, for another request or to let it end."""
         client.release()
-        self._load.end(urgent=reading.path in self._urgent)
+        self._load(reading).give_back(client.network)
         if self._stopped.is_set():
             client.close()
         elif may_go_on:
@@ -107,11 +111,14 @@ class Acceptor:
     def drop(self, client: Client, reading: Reading) -> None:
         """It could not be answered, or not to the end: close the connection at once."""
         client.close()
-        self._load.end(urgent=reading.path in self._urgent)
+        self._load(reading).give_back(client.network)
+
+    def _load(self, reading: Reading) -> Shares:
+        return self._hurried if reading.path in self._urgent else self._worked_for
 
     def _accept(self) -> None:
         for _ in range(_MOST_AT_ONCE):
-            if len(self._waiting) + len(self._load) >= self._most and not self._make_room():
+            if self._open >= self._most and not self._make_room():
                 self._pause()
                 return
             try:
@@ -119,11 +126,10 @@ class Acceptor:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _NO_MORE_FILES and not self._make_room():
-                    log.warning("no connection can be accepted: %s", error.strerror)
-                    self._pause()
+                if error.errno in _NO_MORE_FILES:
+                    self._have_fewer(error)
                     return
-                continue  # there is room now, or whoever it was has gone again
+                continue  # whoever it was has gone again
             try:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 client = Client(connection, peer, self._patience, self._slow)
@@ -131,6 +137,19 @@ class Acceptor:
                 connection.close()
             else:
                 self._begin(client)
+
+    @property
+    def _open(self) -> int:
+        return len(self._waiting) + len(self._worked_for) + len(self._hurried)
+
+    def _have_fewer(self, error: OSError) -> None:
+        """The system opens no more files: leave some to those who answer requests."""
+        log.warning("fewer connections are kept open: %s", error.strerror)
+        self._most = max(1, self._open - _SPARE)
+        while self._open > self._most:
+            if not self._make_room():
+                self._pause()
+                return
 
     def _make_room(self) -> bool:
         """Close a connection that nobody works for; False where there is none."""
@@ -189,7 +208,7 @@ class Acceptor:
 
     def _pass_on(self, client: Client, reading: Reading) -> None:
         urgent = reading.path in self._urgent
-        if not self._load.begin(urgent=urgent):
+        if not self._load(reading).take(client.network):
             self._refused += 1
             self._refuse(client, 503, "the server works on too many requests; ask again", retry_after=1)
         elif urgent:
@@ -225,6 +244,7 @@ class Acceptor:
         client.close()
 
     def _look_at_clock(self, now: float) -> None:
+        self._most = min(self._most + 1, self._wanted)
         if self._paused:
             self._paused = False
             self._selector.register(self._listener, selectors.EVENT_READ)

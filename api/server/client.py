@@ -114,6 +114,15 @@ class Client:
         except Gone:
             return False
 
+    def has_left(self) -> bool:
+        """Whether it sends nothing more; for somebody who has nothing to tell it and would wait on."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def end_answer(self) -> None:
         """Say that nothing more comes; the client may still be sending."""
         with contextlib.suppress(OSError):
