@@ -110,13 +110,16 @@ class Reading:
         return True
 
     def on_url(self, target: bytes) -> None:
-        self.target += target
+        if not self.has_head:  # llhttp goes on behind the end of chunks, where another request may begin
+            self.target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_head:  # what follows a body in chunks is of no use to anybody
+        if not self.has_head:  # trailers of chunks are of no use to anybody
             self.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
+        if self.has_head:
+            return
         self.has_head = True
         self.method = self._parser.get_method().decode("ascii")
         self.version = self._parser.get_http_version()
