@@ -37,6 +37,7 @@ class Caller:
         return "admin" in self.scopes
 
 
+@lru_cache(maxsize=256)  # the same address asks again and again
 def _keyless(address: str) -> Caller:
     return Caller("default", SCOPES, "local", address)
 

@@ -60,14 +60,15 @@ def serve(settings: Settings, workers: int = 1) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    context = multiprocessing.get_context("spawn")
+    # a fork shares what is imported by now; elsewhere than on Linux, system libraries do not survive one
+    multiprocessing.set_start_method("fork" if sys.platform == "linux" else "spawn", force=True)
     processes = [
-        context.Process(
+        multiprocessing.Process(
             name=f"api-{index}",
             target=_serve_here,
-            args=(settings, listener, connections, alive, lifeline),
+            args=(settings, listeners, index, connections, alive, lifeline),
         )
-        for index, listener in enumerate(listeners)
+        for index in range(workers)
     ]
     for process in processes:
         process.start()
@@ -162,13 +163,18 @@ def _listeners(host: str, port: int, count: int) -> list[socket.socket]:
 
 def _serve_here(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
+    index: int,
     connections: int,
     alive: Connection,
     lifeline: Connection,
 ) -> None:
-    """Serve, in a process of its own, which ends when the parent closes ``lifeline`` or dies."""
+    """Serve on one listener, in a process of its own; until the parent closes ``lifeline``, or dies."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the parent does then is not for its children
     lifeline.close()
+    listener = listeners[index]
+    for other in {*listeners} - {listener}:
+        other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent says when
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(settings)

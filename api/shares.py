@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +16,7 @@ class Shares:
 
     def __init__(self, count: int) -> None:
         self._count = self._free = count
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -27,9 +26,10 @@ class Shares:
     def take(self, holder: str) -> bool:
         """Whether the holder got another place; if so, it must ``give_back`` it."""
         with self._lock:
-            if self._held[holder] >= self._free:
+            held = self._held.get(holder, 0)
+            if held >= self._free:
                 return False
-            self._held[holder] += 1
+            self._held[holder] = held + 1
             self._free -= 1
             return True
 
@@ -37,9 +37,10 @@ class Shares:
         """A place that ``take`` gave."""
         with self._lock:
             self._free += 1
-            self._held[holder] -= 1
-            if not self._held[holder]:
+            if self._held[holder] == 1:
                 del self._held[holder]
+            else:
+                self._held[holder] -= 1
 
     @contextmanager
     def hold(self, holder: str) -> Iterator[bool]:

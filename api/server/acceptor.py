@@ -76,14 +76,17 @@ class Acceptor:
         self._selector.register(self._woken, selectors.EVENT_READ)
         tick = 0.0
         while not self._stopped.is_set():
-            for key, _ in self._selector.select(_TICK):
-                if isinstance(key.fileobj, Client):
-                    self._read(key.fileobj)
-                elif key.fileobj is self._listener:
-                    self._accept()
-            if (now := time.monotonic()) >= tick:
-                tick = now + _TICK
-                self._look_at_clock(now)
+            try:
+                for key, _ in self._selector.select(_TICK):
+                    if isinstance(key.fileobj, Client):
+                        self._read(key.fileobj)
+                    elif key.fileobj is self._listener:
+                        self._accept()
+                if (now := time.monotonic()) >= tick:
+                    tick = now + _TICK
+                    self._look_at_clock(now)
+            except Exception:
+                log.exception("the loop of connections failed, and goes on")
         self._listener.close()
         for client, _ in self._waiting:
             self._close(client)
@@ -227,13 +230,13 @@ class Acceptor:
 
     def _await(self, client: Client, reading: Reading | None, seconds: float) -> None:
         client.deadline = time.monotonic() + seconds
-        self._waiting.add(client, reading)
         try:
             self._selector.register(client, selectors.EVENT_READ)
         except OSError as error:
             log.warning("a connection cannot be waited for: %s", error.strerror)
-            self._waiting.remove(client)
             client.close()
+        else:
+            self._waiting.add(client, reading)  # from here on the loop may close it
 
     def _take(self, client: Client) -> None:
         self._selector.unregister(client)

@@ -85,6 +85,8 @@ class _Sending:
                 sent += len(chunk)
                 self._send(head + (b"%x\r\n%b\r\n" % (len(chunk), chunk) if in_chunks else chunk))
                 head = b""
+            if in_chunks:  # the next piece of a stream may be long in coming
+                self._client.leave_place()
         self._send(head + (b"0\r\n\r\n" if in_chunks else b""))
         self.may_go_on = not closes and (is_bare or in_chunks or sent == length)
 

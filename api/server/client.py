@@ -52,8 +52,8 @@ class Pace:
 class Client:
     """A connected socket, which never blocks, and who is waited for over it.
 
-    ``receive`` and ``send`` are for threads that may wait. While they do, the client holds a place among the
-    slow ones until ``release``; who gets none is not waited for.
+    ``receive`` and ``send`` are for threads that may wait. When they do, the client takes a place among the
+    slow ones, and has it until ``leave_place`` or ``release``; one that gets none is not waited for.
     """
 
     def __init__(self, connection: socket.socket, peer: Any, patience: float, slow: Shares) -> None:
@@ -130,10 +130,14 @@ class Client:
 
     def release(self) -> None:
         """Nobody waits for it any more in the name of this request."""
+        self.leave_place()
+        self.holder = ""
+
+    def leave_place(self) -> None:
+        """Nobody waits for it for now."""
         if self._held is not None:
             self._slow.give_back(self._held)
             self._held = None
-        self.holder = ""
 
     def close(self) -> None:
         self.release()

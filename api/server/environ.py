@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from api.server.client import Client, Pace
-from api.server.requests import Reading
+from api.server.client import Client, Gone, Pace
+from api.server.requests import BrokenBody, Reading
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -27,7 +27,7 @@ class Body:
     def read(self, size: int = -1, /) -> bytes:
         """At most ``size`` bytes, as soon as there are some; all of it where ``size`` is negative.
 
-        Raises BrokenBody, TooSlow, Crowded, Gone: once, after which it is at its end."""
+        Raises BrokenBody, TooSlow, Crowded: once, after which it is at its end."""
         if size < 0:
             return b"".join(iter(lambda: self.read(1 << 16), b""))
         if not self._left and size and not self._failed:
@@ -43,6 +43,9 @@ class Body:
                 self._reading.wants_to_be_asked = False
                 self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             return self._reading.more(self._client, self._pace)
+        except Gone:
+            self._failed = True
+            raise BrokenBody("the connection broke before all of the body had come") from None
         except BaseException:
             self._failed = True
             raise

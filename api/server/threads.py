@@ -31,12 +31,10 @@ class Threads:
             self._count += 1
         try:
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
-        except RuntimeError:  # the system allows no more: those that there are do it
+        except RuntimeError:  # the system allows no more: those that there are do it, or the next that starts
             with self._lock:
                 self._count -= 1
-                if not self._count:
-                    raise
-            log.warning("the system starts no more threads than %d for %s", self._count, self._name)
+            log.warning("the system starts no more than %d threads for %r", self._count, self._name)
 
     def _work(self) -> None:
         while True:

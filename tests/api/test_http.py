@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -271,3 +272,17 @@ def test_the_head_of_a_request_is_that_of_the_first_whatever_follows_its_chunks(
         exchange(port, post(CHUNKED, body=b"1\r\nx\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nX: y\r\n\r\n"))
     )
     assert found["REQUEST_METHOD"] == "POST" and found["PATH_INFO"] == "/" and "HTTP_X" not in found
+
+
+def test_a_connection_that_breaks_in_a_body_is_the_clients_doing(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not a bug: closing with something unread resets the connection instead of ending it."""
+    for head in (post("Content-Length: 90000"), post(CHUNKED)):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(head)
+            time.sleep(0.1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.3)
+    assert given(exchange(port, post()))["body"] == ""
+    assert not caplog.records
