@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 from flask import Request, g
 
+from api.server.client import Client
 from api.services import Services
 from shared.errors import Forbidden, Unauthorized
 from shared.jobs.keys import SCOPES, Scope
@@ -28,6 +29,8 @@ class Caller:
     scopes: tuple[Scope, ...]
     #: whose rates its requests count for: a key's id, or all that come without one
     counted_as: str
+    #: whose share its waiting takes: a key's id, or where no key is needed the address that it comes from
+    waits_as: str
 
     @property
     def is_admin(self) -> bool:
@@ -39,7 +42,9 @@ class Caller:
         return "read" in self.scopes or self.is_admin
 
 
-_KEYLESS = Caller("default", SCOPES, "local")
+@lru_cache(maxsize=256)  # the same address asks again and again
+def _keyless(address: str) -> Caller:
+    return Caller("default", SCOPES, "local", address)
 
 
 def caller() -> Caller:
@@ -53,11 +58,15 @@ def check(services: Services, request: Request, scope: Scope | None) -> Caller:
 
     Raises Unauthorized for no key or one that does not hold, Forbidden for one that may not do this.
     """
-    g.qanvas_caller = found = _KEYLESS if scope is None else _who(services, request, scope)
+    client: Client | None = request.environ.get("qanvas.client")  # there is none where no server runs the app
+    address = client.network if client is not None else ""
+    g.qanvas_caller = found = _keyless("") if scope is None else _who(services, request, scope, address)
+    if client is not None:
+        client.holder = found.waits_as
     return found
 
 
-def _who(services: Services, request: Request, scope: Scope) -> Caller:
+def _who(services: Services, request: Request, scope: Scope, address: str) -> Caller:
     keyless = is_keyless(services)
     if keyless:
         _check_local(request, services.settings.trusted_hosts)
@@ -67,9 +76,9 @@ def _who(services: Services, request: Request, scope: Scope) -> Caller:
             raise Unauthorized("this key is not known or was revoked; make one with: qanvas keys create NAME")
         if scope not in key.scopes and "admin" not in key.scopes:
             raise Forbidden(f"this key may {' and '.join(key.scopes) or 'do nothing'}; this needs {scope!r}")
-        return Caller(key.tenant, key.scopes, key.id)
+        return Caller(key.tenant, key.scopes, key.id, key.id)
     if keyless:
-        return _KEYLESS
+        return _keyless(address)
     raise Unauthorized(
         "a key is needed: send Authorization: Bearer qk_…; make one with: qanvas keys create NAME"
     )

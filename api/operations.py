@@ -18,6 +18,7 @@ from werkzeug.routing import BaseConverter, Map
 
 from api import auth, body
 from api.bodies import Body
+from api.server.client import Client
 from api.services import Services
 from api.validation import Schema
 from shared.errors import FieldError, InvalidInput
@@ -53,6 +54,11 @@ class Call:
         """Let go of the body: call this before a wait, for it may be large."""
         if self.received is not None:
             self.received.release()
+
+    def has_left(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        client: Client | None = self.request.environ.get("qanvas.client")
+        return client is not None and client.has_left()
 
     @property
     def tenant(self) -> str:
@@ -104,7 +110,11 @@ class Operation:
         if self.scope is not None:
             found |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
         if self.body is not None or self.form is not None:
-            found |= {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
+            found |= {
+                HTTPStatus.REQUEST_TIMEOUT,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            }
         if "{" in self.path:
             found |= {HTTPStatus.NOT_FOUND} | ({HTTPStatus.CONFLICT} if self.method != "GET" else set())
         if HTTPStatus.PARTIAL_CONTENT in self.answers:

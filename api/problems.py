@@ -13,6 +13,8 @@ from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, RequestedRangeNotSatisfiable
 
+from api.server.client import Crowded, TooSlow
+from api.server.requests import BrokenBody
 from shared.errors import (
     Conflict,
     FieldError,
@@ -64,6 +66,9 @@ _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
     (HeaderTooLarge, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE),
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Busy, HTTPStatus.TOO_MANY_REQUESTS),
+    (Crowded, HTTPStatus.TOO_MANY_REQUESTS),
+    (TooSlow, HTTPStatus.REQUEST_TIMEOUT),
+    (BrokenBody, HTTPStatus.BAD_REQUEST),
     (OverLimit, HTTPStatus.TOO_MANY_REQUESTS),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
 )
@@ -105,7 +110,7 @@ def of(error: QanvasError) -> Response:
     if isinstance(error, InvalidInput):
         return problem(status, str(error), errors=error.errors)
     headers = {}
-    if isinstance(error, Unavailable | Busy | OverLimit):
+    if isinstance(error, Unavailable | Busy | Crowded | OverLimit):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="qanvas"'

@@ -1,7 +1,8 @@
 """Whether submissions are accepted and kept: what the API rests on is asked to take a small write.
 
-Each part is asked on a thread of its own, once at a time and once in a while, however often the API is asked:
-a storage that hangs holds up no request.
+Each part is asked on a thread and over connections of its own, once at a time and once in a while, however
+often the API is asked. All of them together have less than a second to answer, so that a part that hangs is
+named in time, and holds up nobody.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 from api.services import Services
 from shared.errors import Unavailable
+from shared.jobs.leases import Leases
 from shared.storage import check_writable
 
 log = logging.getLogger(__name__)
@@ -38,18 +40,20 @@ class Part:
         #: set when nobody is being asked
         self._idle = threading.Event()
         self._idle.set()
+        self._asked = 0.0  # when, by time.monotonic
 
     def look(self) -> None:
         """Ask, unless the last answer is fresh or still awaited. Does not wait."""
         with self._lock:
             if time.monotonic() < self._until or not self._idle.is_set():
                 return
+            self._asked = time.monotonic()
             self._idle.clear()
         threading.Thread(target=self._ask, name="readiness", daemon=True).start()
 
     def trouble(self) -> Unavailable | None:
         """What is wrong, once it has answered, or has not for too long."""
-        if not self._idle.wait(_PATIENCE):
+        if not self._idle.wait(max(0.0, self._asked + _PATIENCE - time.monotonic())):
             return self._silent
         return self._found
 
@@ -69,10 +73,11 @@ class Part:
 
 class Readiness:
     def __init__(self, services: Services) -> None:
+        leases = Leases(services.asking, services.settings.lease_seconds)
         self._needed = (
             # an update of one small row, which no crash has to survive
             Part(
-                lambda: services.leases.try_lock("readyz", "readyz", _FRESH),
+                lambda: leases.try_lock("readyz", "readyz", _FRESH),
                 _FRESH,
                 silent=Unavailable("the database does not answer in time"),
             ),

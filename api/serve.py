@@ -1,4 +1,4 @@
-"""The server process: granian with one or more processes of the application."""
+"""``qanvas api``: a parent process that starts, watches and stops the processes that serve."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ import socket
 import sys
 import threading
 import time
-from functools import partial
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any
-
-from granian.constants import HTTPModes, Interfaces
-from granian.log import LogLevels
-from granian.server import MPServer
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
+from types import FrameType
 
 from api.app import create_app
 from api.desks import at_desks
+from api.server.server import Server
 from api.services import Services
 from shared.database import Database
 from shared.errors import ConfigurationError
 from shared.jobs.keys import KeyStore
 from shared.settings import Settings
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
 
 #: seconds that requests may take to end when the server is told to stop
 _GRACE = 5
@@ -39,14 +34,12 @@ _GRACE = 5
 _GIVE_WAY = 0.001
 #: files that a process has open besides its connections: the database's, outputs, libraries
 _OTHER_FILES = 512
-
-_LOG: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {"_granian": {"handlers": ["stderr"], "level": "ERROR", "propagate": False}},
-}
+#: connections of a process for which few threads are set
+_FEWEST = 1024
+#: connections that wait in the kernel to be accepted
+_BACKLOG = 1024
+#: paths that are answered whatever else the server is busy with
+_URGENT = frozenset({b"/healthz", b"/readyz"})
 
 log = logging.getLogger(__name__)
 
@@ -55,42 +48,74 @@ def serve(settings: Settings, workers: int = 1) -> None:
     """Answer requests until SIGTERM or SIGINT. Raises ConfigurationError when it cannot start.
 
     The parent holds one end of a pipe, its processes the other: when the parent is told to stop, or dies,
-    they see the pipe close, and whoever waits for a job is answered at once.
+    they see the pipe close, and whoever waits for a job is answered at once. One that ends by itself ends the
+    others, too, with status 1: whoever started the server starts it again.
     """
-    address = check(settings)
-    _allow_files(settings)
+    host, port = check(settings)
+    connections = _allow_connections(settings)
+    listeners = _listeners(host, port, workers)
     alive, lifeline = multiprocessing.Pipe(duplex=False)
-    server = _Server(
-        "api.app:create_app",
-        address=address[0],
-        port=address[1],
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,
-        workers=workers,
-        # a stream has a thread that sleeps: that costs memory, and those who do not wait nothing at all
-        blocking_threads=settings.api_threads + settings.api_streams,
-        blocking_threads_idle_timeout=60,
-        # connections beyond this wait in the kernel, not in memory
-        backpressure=settings.api_threads + settings.api_streams,
-        workers_kill_timeout=_GRACE,
-        log_level=LogLevels.error,  # it takes this, whatever the configuration says
-        log_dictconfig=_LOG,
-        log_access=False,
-    )
-    server.lifeline = lifeline
-    log.info("listening on http://%s:%d", *address)
-    server.serve(target_loader=partial(_load, settings, alive, lifeline, os.getpid()), wrap_loader=False)
+    told = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        told.set()
+        lifeline.close()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    # a fork shares what is imported by now; elsewhere than on Linux, system libraries do not survive one
+    multiprocessing.set_start_method("fork" if sys.platform == "linux" else "spawn", force=True)
+    processes = [
+        multiprocessing.Process(
+            name=f"api-{index}",
+            target=_serve_here,
+            args=(settings, listeners, index, connections, alive, lifeline),
+        )
+        for index in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    for listener in listeners:
+        listener.close()
+    log.info("listening on http://%s:%d", host, port)
+    sentinels = [process.sentinel for process in processes]
+    while not told.is_set() and not wait_for(sentinels, timeout=1.0):
+        pass
+    _end(processes, lifeline)
+    if not told.is_set():
+        sys.exit("qanvas: a process of the API ended by itself; its own lines say why")
 
 
-def _allow_files(settings: Settings) -> None:
-    """Every connection is an open file, and the usual limit of 1,024 is for programs that have few."""
-    wanted = settings.api_threads + settings.api_streams + _OTHER_FILES
+def _end(processes: Sequence[BaseProcess], lifeline: Connection) -> None:
+    lifeline.close()
+    until = time.monotonic() + _GRACE + 1
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _allow_connections(settings: Settings) -> int:
+    """How many connections each process may have; each is an open file, of which the system allows so many.
+
+    Requests that are worked on or wait may have half of them; twice as many as there are threads for, so that
+    what comes at once waits its turn and is not refused. The other half is for clients that are silent."""
+    wanted = max(_FEWEST, 4 * (settings.api_threads + settings.api_streams))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning("%d open files are allowed, %d streams need %d", hard, settings.api_streams, wanted)
+    files = wanted + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < files:
+        files = hard
+        wanted = max(files - _OTHER_FILES, files // 2)
+        log.warning(
+            "%d open files are allowed, so that each process of the API has %d connections at once; "
+            "raise the hard limit (ulimit -Hn)",
+            hard,
+            wanted,
+        )
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return wanted
 
 
 def check(settings: Settings) -> tuple[str, int]:
@@ -124,37 +149,65 @@ def _free(host: str, port: int) -> tuple[str, int]:
         ) from None
 
 
-class _Server(MPServer):
-    """Closes the lifeline as soon as a signal asks it to stop."""
+def _listeners(host: str, port: int, count: int) -> list[socket.socket]:
+    """A listening socket for each process. Linux spreads connections evenly over several of one address;
+    elsewhere the processes share one socket."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    own = sys.platform == "linux"
+    made = [
+        socket.create_server(
+            (host, port), family=family, backlog=_BACKLOG, reuse_port=own, dualstack_ipv6=both
+        )
+        for _ in range(count if own else 1)
+    ]
+    return made if own else made * count
 
-    lifeline: Connection
 
-    def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
-        self.lifeline.close()
-        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-
-def _load(settings: Settings, alive: Connection, lifeline: Connection, parent: int) -> WSGIApplication:
-    """The application, in a process of its own, which ends when ``parent`` is dead, even if it is by now."""
+def _serve_here(
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    index: int,
+    connections: int,
+    alive: Connection,
+    lifeline: Connection,
+) -> None:
+    """Serve on one listener, in a process of its own; until the parent closes ``lifeline``, or dies."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the parent does then is not for its children
     lifeline.close()
-    logging.getLogger().setLevel(settings.log_level)
+    listener = listeners[index]
+    for other in {*listeners} - {listener}:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent says when
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_GIVE_WAY)
     app = create_app(settings)
     services: Services = app.extensions["qanvas"]
-    Finalize(services, services.close, exitpriority=0)  # multiprocessing runs no atexit
-    threading.Thread(
-        target=_follow_parent, args=(services, alive, parent), name="lifeline", daemon=True
-    ).start()
+    server = Server(
+        listener,
+        at_desks(app, services.desks),
+        urgent_app=app,
+        urgent=_URGENT,
+        threads=settings.api_threads + settings.api_streams,
+        slow=settings.api_streams,
+        connections=connections,
+        patience=settings.api_client_seconds,
+    )
+
+    def stop(*_: object) -> None:
+        services.stop_waiting()
+        server.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=_follow_parent, args=(alive, stop), name="lifeline", daemon=True).start()
     gc.collect()
     gc.freeze()  # what is there now stays: it is not looked through for garbage again
-    return at_desks(app, services.desks)
+    server.run(_GRACE)
+    services.close()
 
 
-def _follow_parent(services: Services, alive: Connection, parent: int) -> None:
+def _follow_parent(alive: Connection, stop: Callable[[], None]) -> None:
     alive.poll(None)  # returns when the parent closes its end, in the signal's handler or by dying
-    services.stop_waiting()
-    while os.getppid() == parent:  # a dying parent closes its pipe before it is gone
-        time.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE)
-    os._exit(1)
+    stop()
+    time.sleep(2 * _GRACE)
+    os._exit(1)  # what hangs must not outlive the parent

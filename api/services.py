@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from api.bodies import Bodies
 from api.desks import Desks
 from api.limits import Limits
+from api.shares import Shares
 from shared.aftermath import Aftermath, tell
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import owned
@@ -56,6 +57,8 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings.database_url)
+        #: connections of their own for questions that must not wait behind requests
+        self.asking = Database(settings.database_url)
         self.jobs = JobStore(self.database)
         self.attempts = Attempts(self.database)
         self.letters = DeadLetters(self.database)
@@ -80,10 +83,11 @@ class Services:
         self.is_keyed = Remembered(self.keys.is_keyed)
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
-        #: requests that are worked on at once; those that only wait take a seat instead
+        #: requests that are worked on at once; those that only wait do not count
         self.desks = Desks(settings.api_threads)
         self.bodies = Bodies(settings.max_body_bytes, self.desks)
-        self._seats = threading.BoundedSemaphore(settings.api_streams)
+        #: places of event streams and of requests that wait, each on a thread that nobody else needs
+        self.waiting = Shares(settings.api_streams)
 
     def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:
         """The most jobs that each may have waiting; 0 for any number."""
@@ -132,16 +136,6 @@ class Services:
             model for worker in serving for model in worker.models
         )
 
-    @contextmanager
-    def seat(self) -> Iterator[bool]:
-        """Whether this request may wait, on a thread that nobody else needs."""
-        taken = self._seats.acquire(blocking=False)
-        try:
-            yield taken
-        finally:
-            if taken:
-                self._seats.release()
-
     def stop_waiting(self) -> None:
         """Let everybody who waits answer now."""
         self.closing.set()
@@ -152,4 +146,5 @@ class Services:
         self.stop_waiting()
         self.tickets.close()
         self.events.close()
+        self.asking.dispose()
         self.database.dispose()

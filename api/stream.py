@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from api.services import Services
-from api.waiting import present_job
+from api.waiting import present_job, still_there
 from shared.compact import to_json
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.events import Event
@@ -39,8 +39,8 @@ def is_over(job: Job, after: str | None) -> bool:
     return after is not None and job.finished_at is not None and _order(after) >= _order(_end_id(job, "0-0"))
 
 
-def events(services: Services, job: Job, after: str | None) -> Iterator[bytes]:
-    """The stream, from the job's first event or from the one after ``after``."""
+def events(services: Services, job: Job, after: str | None, has_left: Callable[[], bool]) -> Iterator[bytes]:
+    """The stream, from the first event or from the one after ``after``, until its reader ``has_left``."""
     yield b"retry: 1000\n\n"
     reader = _Reader(services, job, after or f"{int(job.created_at * 1000)}-0")
     if after is None:
@@ -61,7 +61,9 @@ def events(services: Services, job: Job, after: str | None) -> Iterator[bytes]:
             if time.monotonic() - spoke >= _COMMENT_EVERY:
                 spoke = time.monotonic()
                 yield b": still here\n\n"
-            watch.wait(min(reader.patience, max(0.0, spoke + _COMMENT_EVERY - time.monotonic())))
+            until_comment = max(0.0, spoke + _COMMENT_EVERY - time.monotonic())
+            if not still_there(watch, min(reader.patience, until_comment), has_left):
+                return
 
 
 class _Reader:

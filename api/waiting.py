@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from api import auth
 from api.estimates import seconds_until_start
 from api.services import FAR, FAR_ALONE, Accepted, Services
+from shared.following import Watch
 from shared.jobs import present
 from shared.jobs.records import Job
 from shared.jobs.states import Status
 
 #: the longest a request may ask to wait, in seconds
 MOST_SECONDS = 60.0
+
+#: seconds after which it is looked whether those who wait are still there
+_LOOK_EVERY = 5.0
 
 #: stages of a claimed job that waits for its model
 _LOADING = ("download", "load")
@@ -86,19 +91,32 @@ def preferred_wait(prefer: str | None) -> float:
     return MOST_SECONDS if found[1] is None else min(float(found[1]), MOST_SECONDS)
 
 
-def until_terminal(services: Services, job: Job, seconds: float) -> Job:
-    """The job as soon as it has ended, or as it is after so many seconds.
+def until_terminal(services: Services, job: Job, seconds: float, has_left: Callable[[], bool]) -> Job:
+    """The job as soon as it has ended, or as it is after so many seconds, or when whoever asked ``has_left``.
 
-    Returns at once when too many requests wait already, and when the server is told to stop.
+    Returns at once when too many requests of this caller wait already, and when the server is told to stop.
     """
     if seconds <= 0 or job.is_terminal:
         return job
     deadline = time.monotonic() + seconds
-    with services.seat() as seated, services.follower.watch(job.id, ends_only=True) as watch:
+    place = services.waiting.hold(auth.caller().waits_as)
+    with place as seated, services.follower.watch(job.id, ends_only=True) as watch:
         while True:
             job = services.jobs.get(job.id, tenant=job.tenant)
             left = deadline - time.monotonic()
             if job.is_terminal or left <= 0 or not seated or services.closing.is_set():
                 return job
             with services.desks.left():
-                watch.wait(left)
+                if not still_there(watch, left, has_left):
+                    return job
+
+
+def still_there(watch: Watch, seconds: float, has_left: Callable[[], bool]) -> bool:
+    """Wait for news, at most so long; False as soon as whoever waits for them ``has_left``."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if watch.wait(min(left, _LOOK_EVERY)):
+            return True
+        if has_left():
+            return False
+    return True

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
 from celery import Celery
 from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
-from granian.constants import HTTPModes, Interfaces
-from granian.server import MPServer
 
+from api.server.server import Server
 from shared.ids import new_id
 
 THREADS = 8  #: of Celery's worker; Qanvas's worker has as many slots in the same run
@@ -71,19 +71,12 @@ def make_app(redis_url: str, folder: Path) -> Flask:
 
 def serve(redis_url: str, folder: Path, port: int) -> None:
     """The same server with the same threads as Qanvas's API."""
-    server = MPServer(
-        "bench.rivals:make_app",
-        address="127.0.0.1",
-        port=port,
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,
-        workers=1,
-        blocking_threads=64,
-        blocking_threads_idle_timeout=60,
-        backpressure=64,
-        log_enabled=False,
-    )
-    server.serve(target_loader=partial(make_app, redis_url, folder), wrap_loader=False)
+    app = make_app(redis_url, folder)
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        server = Server(
+            listener, app, urgent_app=app, urgent=(), threads=64, slow=64, connections=1024, patience=30.0
+        )
+        server.run(grace=1.0)
 
 
 def main(role: str, redis_url: str, folder: str, port: str = "0") -> None:

@@ -116,6 +116,7 @@ def run(streams: int, rounds: int, submits: int) -> list[Round]:
         assert valkey.process is not None
         url = f"sqlite:///{folder / 'qanvas.db'}"
         subject = QanvasSubject("Qanvas", folder, url, valkey.url, [valkey.process.pid])
+        subject.settings = subject.settings.with_(api_streams=2 * streams)  # one client gets half of them
         with subject.server():
             ids = [sample.id for sample in subject.submit(streams)]
             return [measure(subject, ids, submits) for _ in range(rounds)]

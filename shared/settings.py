@@ -182,7 +182,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("upkeep_seconds", "2", "Time between two rounds of upkeep.", _positive),
     Setting("drain_seconds", "20", "Grace for running jobs when a worker is told to stop.", _positive),
     Setting("api_threads", "64", "Requests one API process works on at once.", _count),
-    Setting("api_streams", "1000", "Event streams and waiting requests that one API process holds.", _count),
+    Setting(
+        "api_streams",
+        "1000",
+        "Event streams and waiting requests that one API process holds; one key has half at most.",
+        _count,
+    ),
+    Setting(
+        "api_client_seconds",
+        "30",
+        "Time for which a client may keep the API waiting: with a head, a pause in a body, or an answer.",
+        _positive,
+    ),
     Setting("api_processes", "1", "Processes of the API.", _count),
     Setting("max_body_bytes", str(32 << 20), "Largest JSON body.", _bytes),
     Setting(
@@ -252,6 +263,7 @@ class Settings:
     drain_seconds: float
     api_threads: int
     api_streams: int
+    api_client_seconds: float
     api_processes: int
     max_body_bytes: int
     max_upload_bytes: int

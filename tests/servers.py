@@ -244,8 +244,17 @@ def _postgres_programs(folder: Path, user: int | None) -> Path:
 class Qanvas:
     """A real `qanvas` process, and everything it started."""
 
-    def __init__(self, arguments: Sequence[str], settings: Settings, log: Path, before: str = "") -> None:
-        """``before`` is Python that the process runs first: how a test breaks what it cannot reach."""
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        settings: Settings,
+        log: Path,
+        before: str = "",
+        *,
+        under: Sequence[str] = (),
+    ) -> None:
+        """``before`` is Python that the process runs first: how a test breaks what it cannot reach. ``under``
+        is a command that runs the one behind it."""
         self.log = log
         self.errors = log.with_suffix(".err")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +262,7 @@ class Qanvas:
         program = ["-c", f"{before}\nfrom cli.main import main\nmain()"] if before else ["-m", "cli.main"]
         with log.open("wb") as output, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, *program, *arguments],
+                [*under, sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,

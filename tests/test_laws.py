@@ -63,7 +63,7 @@ def _offenders(modules: tuple[str, ...], *, outside: tuple[str, ...]) -> list[st
 
 
 def test_flask_and_its_server_live_in_the_api_only() -> None:
-    assert not _offenders(("flask", "werkzeug", "granian"), outside=("api/",))
+    assert not _offenders(("flask", "werkzeug", "httptools"), outside=("api/",))
 
 
 def test_torch_lives_in_the_kiln_the_engines_and_the_starters_only() -> None:
@@ -176,7 +176,7 @@ def test_what_everybody_reads_of_an_outage_is_written_in_the_code() -> None:
         ("api.app", ("torch", "diffusers", "transformers", "numpy", "celery", "kombu", "worker", "cli")),
         ("shared.jobs.store", ("torch", "flask", "celery", "kombu", "numpy")),
         ("cli.main", ("torch", "flask", "celery", "sqlalchemy", "api", "worker")),
-        ("worker.app", ("flask", "granian", "api", "cli")),
+        ("worker.app", ("flask", "httptools", "api", "cli")),
         ("worker.media.tasks", ("torch", "transformers", "celery", "sqlalchemy", "redis", "numpy", "api")),
     ],
 )

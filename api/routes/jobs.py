@@ -89,7 +89,7 @@ def submit_job(call: Call) -> Response:
         return answer(_as_sent(call, present_accepted(call.services, accepted)), 202, said)
     said["Preference-Applied"] = f"wait={seconds:g}"
     call.release_body()
-    job = until_terminal(call.services, accepted.job, seconds)
+    job = until_terminal(call.services, accepted.job, seconds, call.has_left)
     shown = _as_sent(call, present_job(call.services, job))
     return answer(shown, 200 if job.is_terminal else 202, said)
 
@@ -157,7 +157,7 @@ def list_jobs(call: Call) -> Response:
     },
 )
 def get_job(call: Call, id: str) -> Response:
-    job = until_terminal(call.services, own_job(call, id), call.query["wait"])
+    job = until_terminal(call.services, own_job(call, id), call.query["wait"], call.has_left)
     response = answer(present_job(call.services, job))
     response.add_etag()
     response.headers["Cache-Control"] = "private, no-cache"
@@ -184,14 +184,13 @@ def follow_job(call: Call, id: str) -> Response:
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     if call.request.method == "HEAD":
         return Response(mimetype="text/event-stream", headers=headers)
-    seat = call.services.seat()
-    if not seat.__enter__():
-        seat.__exit__(None, None, None)
-        raise Busy("too many requests wait for events already; ask again, or poll the job")
+    waiting, holder = call.services.waiting, call.caller.waits_as
+    if not waiting.take(holder):
+        raise Busy("too many of your requests wait for events already; ask again, or poll the job")
     response = Response(
-        stream.events(call.services, job, after), mimetype="text/event-stream", headers=headers
+        stream.events(call.services, job, after, call.has_left), mimetype="text/event-stream", headers=headers
     )
-    response.call_on_close(lambda: seat.__exit__(None, None, None))
+    response.call_on_close(lambda: waiting.give_back(holder))
     return response
 
 

@@ -14,7 +14,7 @@ from shared.settings import Settings
 
 #: what a missing module means: its extra is not installed
 _EXTRAS = {
-    **dict.fromkeys(("flask", "granian", "prometheus_client"), "api"),
+    **dict.fromkeys(("flask", "httptools", "prometheus_client"), "api"),
     **dict.fromkeys(
         ("torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"), "worker"
     ),

@@ -139,7 +139,7 @@ def test_an_event_id_that_none_can_be_is_refused(api: Api, id: str) -> None:
 
 def test_streams_beyond_the_limit_are_refused_and_others_are_answered(settings: Settings) -> None:
     most = 8
-    app = create_app(settings.with_(api_streams=most))
+    app = create_app(settings.with_(api_streams=2 * most))
     api = Api(app)
     id = api.submit()["id"]
     client = app.test_client()

@@ -48,7 +48,7 @@ class Stream:
 
 @pytest.fixture
 def server(settings: Settings, qanvas: Callable[..., Qanvas]) -> Settings:
-    changed = settings.with_(port=free_port(), api_threads=2, api_streams=STREAMS)
+    changed = settings.with_(port=free_port(), api_threads=2, api_streams=2 * STREAMS)
     process = qanvas("api", settings=changed)
 
     def answers() -> bool:
