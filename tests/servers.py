@@ -190,8 +190,15 @@ class Postgres:
     def read_only(self, on: bool) -> None:
         """Let no transaction write from now on, those of connected clients included: as a server that became
         a standby. Or let them write again."""
-        self.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}")
+        wanted = "on" if on else "off"
+        self.execute(f"ALTER SYSTEM SET default_transaction_read_only = {wanted}")
         self.execute("SELECT pg_reload_conf()")
+
+        def heard() -> bool:
+            with self._engine.connect() as connection:
+                return connection.exec_driver_sql("SHOW default_transaction_read_only").scalar() == wanted
+
+        wait_until(heard, what="PostgreSQL to read its settings")
 
     def kill(self) -> None:
         """SIGKILL to the server and its backends: what they had not written is gone, as after a crash."""

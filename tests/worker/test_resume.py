@@ -20,8 +20,7 @@ def test_a_picture_whose_worker_is_killed_goes_on_from_its_checkpoint(shop: Shop
     wanted = {"model": "starter-image", "steps": STEPS, "num_images": 4, "seed": 7, "exact": True}
     first = shop.worker(slots=1, lease_seconds=10.0)
     job_id = shop.draw(**wanted)
-    saved = f"checkpoints/{job_id}"
-    wait_until(lambda: len(list(shop.storage.list(saved))) > 1, 300.0, what="a checkpoint")
+    wait_until(lambda: shop.jobs.get(job_id).checkpoint, 300.0, what="a checkpoint")
     first.kill()
     shop.worker(slots=1, lease_seconds=10.0)
     job = shop.wait(job_id, 300.0)
@@ -30,4 +29,4 @@ def test_a_picture_whose_worker_is_killed_goes_on_from_its_checkpoint(shop: Shop
     assert 0 < worker.forwards["calls"] < STEPS, "it computed its finished steps again"
     whole = shop.wait(shop.draw(**wanted), 300.0)
     assert np.array_equal(shop.pixels(job), shop.pixels(whole))
-    assert not list(shop.storage.list(saved)), "the checkpoint of an ended job stays"
+    assert not list(shop.storage.list(f"checkpoints/{job_id}")), "the checkpoint of an ended job stays"

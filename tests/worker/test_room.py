@@ -29,9 +29,9 @@ one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 
 
 @contextmanager
-def opened(shop: Shop) -> Iterator[House]:
+def opened(shop: Shop, **changes: float) -> Iterator[House]:
     """A worker in this process; nobody but the test takes its tickets."""
-    house = House(shop.settings.with_(slots=2))
+    house = House(shop.settings.with_(slots=2, **changes))
     house.open()
     try:
         yield house
@@ -264,7 +264,7 @@ def test_only_the_systems_own_words_say_that_there_is_no_room() -> None:
 def test_a_ticket_that_comes_while_the_database_takes_no_writes_is_not_lost(
     shop: Shop, postgres: Postgres
 ) -> None:
-    with opened(shop) as house:
+    with opened(shop, upkeep_seconds=600.0) as house:  # which would send another one
         shop.submit([shop.new(steps=2)], tickets=False)
         postgres.read_only(True)
         try:
