@@ -109,27 +109,50 @@ class Database:
             connection.execute(sa.text("SELECT 1"))
 
     def migrate(self) -> None:
-        """Bring the tables to what this version needs; does nothing when they are there already."""
+        """Bring the tables to what this version needs; does nothing when they are there already.
+
+        All of it is one transaction: a process that is killed in the middle has changed nothing.
+        Raises ConfigurationError when the tables are a later version's."""
         from alembic import command
 
         with self.write() as connection:
             if self.dialect == "postgresql":  # two processes may start on an empty database at once
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7205759403792793)"))
+            self._revision(connection)
             command.upgrade(_alembic(connection), "head")
 
     def check_migrated(self) -> None:
         """Raises ConfigurationError when the tables are older or newer than this version needs."""
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
-
         with self.read() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-            wanted = ScriptDirectory.from_config(_alembic(connection)).get_current_head()
+            found, wanted = self._revision(connection)
         if found != wanted:
             raise ConfigurationError(
                 f"the database is at revision {found or 'none'}, this version needs {wanted}; "
                 "run: qanvas migrate"
             )
+
+    def has_older_tables(self) -> bool:
+        """Whether there are tables that ``migrate`` would change. Raises ConfigurationError for newer."""
+        with self.read() as connection:
+            found, wanted = self._revision(connection)
+        return found not in (None, wanted)
+
+    def _revision(self, connection: Connection) -> tuple[str | None, str | None]:
+        """The revision that the tables are at, None where there are none, and that which this version needs.
+
+        Raises ConfigurationError for one that this version does not know: a later version's."""
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
+        found = MigrationContext.configure(connection).get_current_revision()
+        known = ScriptDirectory.from_config(_alembic(connection))
+        wanted = known.get_current_head()
+        if found is not None and found not in {script.revision for script in known.walk_revisions()}:
+            raise ConfigurationError(
+                f"the database is at revision {found}, this version knows revisions up to {wanted}: a later "
+                "version has migrated it; run that one or a later one, or restore the backup from before"
+            )
+        return found, wanted
 
     def dispose(self) -> None:
         """Close the pooled connections."""

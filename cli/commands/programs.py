@@ -67,10 +67,13 @@ def worker(queues: str | None, device: str | None, slots: int | None, check: boo
 @click.command()
 @options.data
 def migrate(data: Path | None) -> None:
-    """Bring the database to what this version needs."""
+    """Bring the database to what this version needs. Stop the API and all workers first."""
     from shared.database import Database
+    from shared.jobs.upgrading import refuse_beside_workers
 
-    database = Database(options.settings_from(data=data).database_url)
+    settings = options.settings_from(data=data)
+    database = Database(settings.database_url)
+    refuse_beside_workers(database, settings.lease_seconds)
     database.migrate()
     click.echo(f"{database.url.render_as_string(hide_password=True)} is up to date", err=True)
 
