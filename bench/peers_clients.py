@@ -50,7 +50,7 @@ class Client(ABC):
         self._connection.request(method, path, content, {"Content-Type": "application/json", **headers})
         answer = self._connection.getresponse()
         received = answer.read()
-        if answer.status != 200:
+        if answer.status not in (200, 202):
             raise RuntimeError(f"{method} {path} was answered {answer.status}: {received[:500]!r}")
         return received
 

@@ -35,6 +35,7 @@ _ASK_AGAIN_SECONDS = 0.0003
 _BELIEVED_SECONDS = 1.0
 #: seconds for which the difference between a server's clock and this machine's is believed
 _CLOCK_SECONDS = 1.0
+_MIGRATIONS = Path(__file__).parent / "jobs" / "migrations"
 _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")
 
 
@@ -64,16 +65,32 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+    def write(self, *, durable: bool = True, foreign_keys: bool = True) -> Iterator[Connection]:
         """A transaction that is committed at the end of the block, or rolled back by an exception.
 
         ``durable``: what it wrote survives a power cut, and the crash of a server. What a lease or upkeep
         would restore by itself need not wait for the disk. What somebody acts upon must (``is_server``).
+        ``foreign_keys``: False for migrations. SQLite alters a column by copying its table, and would delete
+        all rows that refer to rows of the old one when that is dropped.
         """
         with _translated(), self._turn(), self.engine.connect() as connection:
             connection.execution_options(qanvas_write="durable" if durable else "relaxed")
-            with connection.begin():
+            with self._enforcing(connection, foreign_keys), connection.begin():
                 yield connection
+
+    @contextmanager
+    def _enforcing(self, connection: Connection, foreign_keys: bool) -> Iterator[None]:
+        """SQLite heeds this between transactions only."""
+        if foreign_keys or self.is_server:
+            yield
+            return
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA foreign_keys = OFF")
+        try:
+            yield
+        finally:
+            driver.execute("PRAGMA foreign_keys = ON")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -115,7 +132,7 @@ class Database:
         Raises ConfigurationError when the tables are a later version's."""
         from alembic import command
 
-        with self.write() as connection:
+        with self.write(foreign_keys=False) as connection:
             if self.dialect == "postgresql":  # two processes may start on an empty database at once
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7205759403792793)"))
             self._revision(connection)
@@ -163,7 +180,7 @@ def _alembic(connection: Connection) -> Any:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "jobs" / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,17 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from shared.database import Database, _alembic
+from shared import database as module
+from shared.database import Database
 from shared.errors import ConfigurationError
+from shared.jobs.leases import Leases
+from shared.jobs.records import Finish, Succeeded
 from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.jobs.tables import metadata
+from shared.jobs.tables import metadata, outputs
 from shared.jobs.upgrading import refuse_beside_workers
 from shared.settings import Settings
+from tests.jobs.factory import new_output, submit
 from tests.servers import Postgres, Qanvas, drill_settings
 
 #: a job as the first revision had it
@@ -88,12 +93,12 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def old(empty_url: str) -> Iterator[Database]:
     """A database at the first revision, with one queued job."""
-    database = Database(empty_url)
-    with database.write() as connection:
-        command.upgrade(_alembic(connection), "0001")
+    opened = Database(empty_url)
+    with opened.write() as connection:
+        command.upgrade(module._alembic(connection), "0001")
         _insert(connection, "jobs", _JOB)
-    yield database
-    database.dispose()
+    yield opened
+    opened.dispose()
 
 
 def _insert(connection: sa.Connection, table: str, row: dict[str, Any]) -> None:
@@ -198,6 +203,42 @@ def test_no_table_is_changed_while_a_worker_uses_it(old: Database) -> None:
     old.migrate()
     refuse_beside_workers(old, alive_within=30)  # there is nothing to change
     assert _is_whole(old)
+
+
+_REPLACES_JOBS = """
+from alembic import op
+import sqlalchemy as sa
+
+revision, down_revision, branch_labels, depends_on = "9999", "{head}", None, None
+
+def upgrade():
+    with op.batch_alter_table("jobs") as jobs:
+        jobs.alter_column("model", type_=sa.String(300))
+"""
+
+
+def test_a_migration_that_replaces_a_table_keeps_the_rows_that_refer_to_it(
+    empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite alters a column by copying its table; dropping the old one would delete what refers to it."""
+    later = Database(empty_url)
+    later.migrate()
+    store, leases = JobStore(later), Leases(later, 30)
+    job = submit(store)
+    [claimed] = leases.claim("wrk_1", "default")
+    leases.finish([Finish(job.id, claimed.attempt, Succeeded(outputs=(new_output(),)))])
+    scripts = tmp_path / "migrations"
+    shutil.copytree(module._MIGRATIONS, scripts)
+    with later.read() as connection:
+        head = MigrationContext.configure(connection).get_current_revision()
+    (scripts / "versions" / "9999_replaces_jobs.py").write_text(_REPLACES_JOBS.format(head=head))
+    monkeypatch.setattr(module, "_MIGRATIONS", scripts)
+    later.migrate()
+    assert [one.key for one in store.get(job.id).outputs] == [new_output().key]
+    store.delete(job.id)  # and they still go with it
+    with later.read() as connection:
+        assert connection.execute(sa.select(outputs)).all() == []
+    later.dispose()
 
 
 def test_a_database_without_tables_is_migrated_whoever_runs(empty_url: str) -> None:
