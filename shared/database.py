@@ -81,16 +81,32 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+    def write(self, *, durable: bool = True, foreign_keys: bool = True) -> Iterator[Connection]:
         """A transaction that is committed at the end of the block, or rolled back by an exception.
 
         ``durable``: what it wrote survives a power cut, and the crash of a server. What a lease or upkeep
         would restore by itself need not wait for the disk. What somebody acts upon must (``is_server``).
+        ``foreign_keys``: False for migrations. SQLite alters a column by copying its table, and would delete
+        all rows that refer to rows of the old one when that is dropped.
         """
         with _translated(), self._turn(), self.engine.connect() as connection:
             connection.execution_options(qanvas_write="durable" if durable else "relaxed")
-            with connection.begin():
+            with self._enforcing(connection, foreign_keys), connection.begin():
                 yield connection
+
+    @contextmanager
+    def _enforcing(self, connection: Connection, foreign_keys: bool) -> Iterator[None]:
+        """SQLite heeds this between transactions only."""
+        if foreign_keys or self.is_server:
+            yield
+            return
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA foreign_keys = OFF")
+        try:
+            yield
+        finally:
+            driver.execute("PRAGMA foreign_keys = ON")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -123,8 +139,9 @@ class Database:
     def migrate(self) -> None:
         """Bring the tables to what this version needs; does nothing when they are there already.
 
+        All of it is one transaction: a process that is killed in the middle has changed nothing.
         Raises ConfigurationError, and changes nothing, where the database cannot be used or is not ours."""
-        with revisions.usable(self.url), self.write() as connection:
+        with revisions.usable(self.url), self.write(foreign_keys=False) as connection:
             if self.dialect == "postgresql":  # two processes may start on an empty database at once
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7205759403792793)"))
             revisions.upgrade(connection)
@@ -133,6 +150,11 @@ class Database:
         """Raises ConfigurationError when the tables are not this version's, or it cannot be used at all."""
         with revisions.usable(self.url), self.read() as connection:
             revisions.check(connection)
+
+    def has_older_tables(self) -> bool:
+        """Whether there are tables that ``migrate`` would change. Raises ConfigurationError as it does."""
+        with revisions.usable(self.url), self.read() as connection:
+            return revisions.is_older(connection)
 
     def dispose(self) -> None:
         """Close the pooled connections."""

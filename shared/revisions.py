@@ -74,6 +74,12 @@ def check(connection: Connection) -> None:
         )
 
 
+def is_older(connection: Connection) -> bool:
+    """Whether the tables are an earlier version's. Raises ConfigurationError where they are not ours."""
+    found = _known_revision(connection)
+    return found not in (None, _scripts(connection).get_current_head())
+
+
 @contextmanager
 def usable(url: sa.URL) -> Iterator[None]:
     """Around the first use of a database: what its operator must mend is a ConfigurationError.

@@ -33,8 +33,11 @@ class WatchedDatabase(Database):
             yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[Connection]:
-        with self._busy.at("writing to the database"), super().write(durable=durable) as connection:
+    def write(self, *, durable: bool = True, foreign_keys: bool = True) -> Iterator[Connection]:
+        with (
+            self._busy.at("writing to the database"),
+            super().write(durable=durable, foreign_keys=foreign_keys) as connection,
+        ):
             yield connection
 
 

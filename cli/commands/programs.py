@@ -69,8 +69,12 @@ def worker(queues: str | None, device: str | None, slots: int | None, check: boo
 @click.command()
 @options.data
 def migrate(data: Path | None) -> None:
-    """Bring the database to what this version needs."""
-    database = options.open_database(options.settings_from(data=data))
+    """Bring the database to what this version needs. Stop the API and all workers first."""
+    from shared.jobs.upgrading import refuse_beside_workers
+
+    settings = options.settings_from(data=data)
+    database = options.open_database(settings)
+    refuse_beside_workers(database, settings.lease_seconds)
     database.migrate()
     click.echo(f"{database.url.render_as_string(hide_password=True)} is up to date", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from importlib import import_module
 from typing import cast
@@ -19,13 +20,21 @@ ENGINES = {
     "train-gan": ("worker.engines.training.gan", "GanTrainer"),
     "train-text": ("worker.engines.training.text", "TextTrainer"),
 }
+#: one thread at a time imports an engine: diffusers and transformers import their parts lazily, and each
+#: other's, so that of two threads one may find the other's half imported
+_importing = threading.Lock()
+
+
+def engine_named(name: str) -> Engine:
+    """The one engine of that name in this process. Any thread.
+
+    Raises ModelUnavailable for a name that no engine has, MissingExtra when its libraries are not there."""
+    with _importing:
+        return _engine(name)
 
 
 @cache
-def engine_named(name: str) -> Engine:
-    """The one engine of that name in this process.
-
-    Raises ModelUnavailable for a name that no engine has, MissingExtra when its libraries are not there."""
+def _engine(name: str) -> Engine:
     if name not in ENGINES:
         raise ModelUnavailable(
             f"no engine {name!r} in this worker; there are {', '.join(ENGINES)}", retryable=False
