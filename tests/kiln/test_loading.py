@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -215,3 +217,36 @@ def test_an_engine_thread_and_a_loader_tell_what_they_are_at(tmp_path: Path) -> 
         picture(firing.wait())
         while studio.kiln.steps():
             time.sleep(0.01)
+
+
+_HALF_IMPORTED = """
+import builtins, sys, threading
+from worker.kiln.cpu_threads import claim_cores, imported_torch, use_one_core
+from worker.kiln.loading import DefaultFormats, Turns
+
+builtins.begun, builtins.goes_on = threading.Event(), threading.Event()
+importing = threading.Thread(target=__import__, args=("torch",))
+importing.start()
+assert begun.wait(30) and "torch" in sys.modules
+print(claim_cores(), imported_torch())
+use_one_core()
+with DefaultFormats(Turns()):
+    pass
+goes_on.set()
+importing.join()
+print(imported_torch().__name__)
+"""
+
+
+def test_a_torch_that_another_thread_has_only_begun_to_import_is_left_alone(tmp_path: Path) -> None:
+    """As when the first job of a diffusion model is prepared while the engine thread computes others."""
+    (tmp_path / "torch.py").write_text("begun.set(); goes_on.wait(30)")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{_HALF_IMPORTED}"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["False", "None", "torch"], done.stderr

@@ -24,7 +24,7 @@ def claim_cores() -> bool:
 
     Call it on the engine thread before anything computes or loads. False, and nothing is done, as long as
     nobody has loaded torch."""
-    torch: Any = sys.modules.get("torch")
+    torch = imported_torch()
     if torch is None:
         return False
     torch.set_num_threads(_cores(torch))
@@ -46,5 +46,13 @@ def use_one_core() -> None:
 
     Some libraries ask OpenMP itself how many threads to use, and it knows nothing of torch's number until
     torch has told it, which happens with the thread's first question."""
-    if (torch := sys.modules.get("torch")) is not None:
+    if (torch := imported_torch()) is not None:
         torch.get_num_threads()
+
+
+def imported_torch() -> Any:
+    """Torch where it is loaded; None where nobody has loaded it, or another thread has only begun to: then
+    the module is there already, and lacks most of what it will have."""
+    torch = sys.modules.get("torch")
+    loading = getattr(getattr(torch, "__spec__", None), "_initializing", False)  # as importlib asks itself
+    return None if loading else torch

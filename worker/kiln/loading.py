@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from shared.errors import OutOfMemory
 from worker.engines.base import Device
-from worker.kiln.cpu_threads import use_one_core
+from worker.kiln.cpu_threads import imported_torch, use_one_core
 from worker.kiln.firing import Firing
 
 
@@ -124,7 +123,7 @@ class DefaultFormats:
         self._real: Any = None
 
     def __enter__(self) -> None:
-        torch: Any = sys.modules.get("torch")
+        torch = imported_torch()
         if torch is None:  # an engine without it
             return
         self._torch, self._mine = torch, threading.get_ident()
