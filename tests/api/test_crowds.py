@@ -215,6 +215,17 @@ def test_one_key_gets_half_of_the_waits_and_another_waits_all_the_same(
         client.post(other["urls"]["cancel"])
     thread.join()
     assert found[0].json()["status"] == "canceled"
+    for connection in waiting:
+        connection.close()
+    wait_until(lambda: _waits(small, greedy, job), 60, what="a place of somebody who left")
+
+
+def _waits(server: Server, key: int, job: dict[str, Any]) -> bool:
+    """Whether the key has a place to wait in; without one it is answered at once."""
+    began = time.monotonic()
+    with server.client(key) as client:
+        client.get(f"{job['urls']['self']}?wait=1")
+    return time.monotonic() - began >= 1.0
 
 
 def _answered(connections: list[socket.socket]) -> list[socket.socket]:
@@ -257,6 +268,22 @@ def test_a_flood_of_requests_without_a_key_is_answered_or_refused_with_a_time_to
     assert {status_of(answer) for answer in found} <= {401, 503, 0}
     assert all(b"Retry-After: " in answer for answer in found if status_of(answer) == 503)
     assert_others_are_served(small)
+
+
+@one_database
+def test_without_keys_one_address_gets_half_of_the_streams_and_another_gets_one(
+    settings: Settings, qanvas: Callable[..., Qanvas], crowd: contextlib.ExitStack
+) -> None:
+    changed = _with_few_threads(settings)
+    server = Server(qanvas("api", settings=changed), changed, keys=0)
+    job = server.submit()
+    readers = many(crowd, server, STREAMS)
+    say(readers, head(server, f"GET {job['urls']['events']}", key=None))
+    statuses = sorted(status_of(reader.recv(65536)) for reader in readers)
+    assert statuses == [200] * (STREAMS // 2) + [429] * (STREAMS // 2)
+    assert_others_are_served(server)
+    with server.client() as client, client.stream("GET", job["urls"]["events"]) as answer:
+        assert answer.status_code == 200
 
 
 @one_database
