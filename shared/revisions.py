@@ -17,6 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.errors import ConfigurationError, Unavailable
 
+#: the scripts that change the tables
+MIGRATIONS = Path(__file__).parent / "jobs" / "migrations"
 #: where Alembic keeps the revision
 _VERSIONS = "alembic_version"
 #: tables of the current schema that no extension brought
@@ -62,7 +64,7 @@ def upgrade(connection: Connection) -> None:
     from alembic import command
 
     _known_revision(connection)
-    command.upgrade(_config(connection), "head")
+    command.upgrade(config(connection), "head")
 
 
 def check(connection: Connection) -> None:
@@ -125,16 +127,16 @@ def _known_revision(connection: Connection) -> str | None:
     from alembic.script.revision import ResolutionError
     from alembic.util import CommandError
 
-    name = connection.engine.url.database
+    name, found = connection.engine.url.database, None
     try:
         found = MigrationContext.configure(connection).get_current_revision()
         if found is not None:
             _scripts(connection).get_revision(found)
     except (CommandError, ResolutionError) as error:
         raise ConfigurationError(
-            f"the database {name} has a revision that this version does not know ({error}): a newer version "
-            f"of Qanvas wrote it, or another program. Install that version, or {_ELSEWHERE}. "
-            "Nothing was changed"
+            f"the database {name} is at revision {found or error}, which this version does not know: a later "
+            "version of Qanvas has migrated it, or it is another program's. Run that version or a later one, "
+            f"restore the backup from before, or {_ELSEWHERE}. Nothing was changed"
         ) from None
     if found is None and (foreign := _tables(connection) - {_VERSIONS}):
         some = ", ".join(sorted(foreign)[:3])
@@ -154,13 +156,14 @@ def _tables(connection: Connection) -> set[str]:
 def _scripts(connection: Connection) -> Any:
     from alembic.script import ScriptDirectory
 
-    return ScriptDirectory.from_config(_config(connection))
+    return ScriptDirectory.from_config(config(connection))
 
 
-def _config(connection: Connection) -> Any:
+def config(connection: Connection) -> Any:
+    """What Alembic's commands take to work on this connection."""
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "jobs" / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     return config

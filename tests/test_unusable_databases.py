@@ -51,7 +51,7 @@ FAULTS = {
     _truncated: "is a damaged SQLite database .*; restore it from a backup",
     _folder: "cannot be opened as a file .*; check that it is a file",
     _of_another_program: r"belongs to another program: it has tables \(recipes\)",
-    _newer: "9999_from_the_future.*a newer version of Qanvas wrote it",
+    _newer: "9999_from_the_future.*a later version of Qanvas has migrated it",
 }
 
 
@@ -157,7 +157,7 @@ def test_a_server_database_of_another_program_is_refused(
         database.migrate()
         with database.write() as connection:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-        with pytest.raises(ConfigurationError, match="a newer version of Qanvas"):
+        with pytest.raises(ConfigurationError, match="a later version of Qanvas"):
             database.check_migrated()
     finally:
         database.dispose()

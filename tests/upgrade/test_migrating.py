@@ -17,7 +17,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from shared import database as module
+from shared import revisions
 from shared.database import Database
 from shared.errors import ConfigurationError
 from shared.jobs.leases import Leases
@@ -95,7 +95,7 @@ def old(empty_url: str) -> Iterator[Database]:
     """A database at the first revision, with one queued job."""
     opened = Database(empty_url)
     with opened.write() as connection:
-        command.upgrade(module._alembic(connection), "0001")
+        command.upgrade(revisions.config(connection), "0001")
         _insert(connection, "jobs", _JOB)
     yield opened
     opened.dispose()
@@ -170,7 +170,9 @@ def later(database: Database) -> Iterator[Database]:
 
 def test_a_database_that_a_later_version_has_migrated_is_refused_with_the_cure(later: Database) -> None:
     for use in (later.check_migrated, later.migrate, later.has_older_tables):
-        with pytest.raises(ConfigurationError, match=r"revision 9999.* a later version has migrated it; run"):
+        with pytest.raises(
+            ConfigurationError, match=r"revision 9999.* a later version of Qanvas has migrated it.* Run"
+        ):
             use()
 
 
@@ -190,7 +192,7 @@ def test_no_command_uses_a_database_of_a_later_version(
     started = [qanvas(*words, settings=settings) for words in commands]
     for process in started:
         assert process.wait() == 1, process.said()
-        assert "a later version has migrated it" in process.said()
+        assert "a later version of Qanvas has migrated it" in process.said()
         assert "Traceback" not in process.said()
 
 
@@ -228,11 +230,11 @@ def test_a_migration_that_replaces_a_table_keeps_the_rows_that_refer_to_it(
     [claimed] = leases.claim("wrk_1", "default")
     leases.finish([Finish(job.id, claimed.attempt, Succeeded(outputs=(new_output(),)))])
     scripts = tmp_path / "migrations"
-    shutil.copytree(module._MIGRATIONS, scripts)
+    shutil.copytree(revisions.MIGRATIONS, scripts)
     with later.read() as connection:
         head = MigrationContext.configure(connection).get_current_revision()
     (scripts / "versions" / "9999_replaces_jobs.py").write_text(_REPLACES_JOBS.format(head=head))
-    monkeypatch.setattr(module, "_MIGRATIONS", scripts)
+    monkeypatch.setattr(revisions, "MIGRATIONS", scripts)
     later.migrate()
     assert [one.key for one in store.get(job.id).outputs] == [new_output().key]
     store.delete(job.id)  # and they still go with it
