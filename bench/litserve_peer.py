@@ -30,8 +30,8 @@ class Pictures(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types
         self._folder = folder
 
     def setup(self, device: str) -> None:
-        pipe = StableDiffusionPipeline.from_pretrained(self._folder, torch_dtype=torch.float32)
-        self._pipe = pipe.to(device)
+        loader: Any = StableDiffusionPipeline  # the library has no types
+        self._pipe = loader.from_pretrained(self._folder, torch_dtype=torch.float32).to(device)
         self._pipe.set_progress_bar_config(disable=True)
 
     def predict(self, batch: Sequence[dict[str, Any]]) -> list[Any]:

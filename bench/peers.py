@@ -123,7 +123,9 @@ def many(what: str, peers: Sequence[Peer], steps: Sequence[int], count: int, rou
 def crowd(peer: Peer, asked: Sequence[Request]) -> list[float]:
     """Seconds for each of the requests, by as many clients as there are. Raises what any of them raised."""
     left: Iterator[Request] = iter(asked)
-    lock, times, errors = threading.Lock(), [], []
+    lock = threading.Lock()
+    times: list[float] = []
+    errors: list[Exception] = []
 
     def ask() -> None:
         try:

@@ -101,7 +101,7 @@ def litserve() -> Iterator[Peer]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="qanvas-litserve-") as folder:
         log = Path(folder) / "litserve.txt"
-        command = [sys.executable, "-m", "bench.litserve_peer", str(port), weights]
+        command = [sys.executable, "-m", "bench.litserve_peer", str(port), str(weights)]
         process = children.start(command, log=log, cwd=_ROOT)
         try:
             wait_until(lambda: answers(port, "/health"), _PATIENCE, what=f"LitServe: {children.tail(log)}")
