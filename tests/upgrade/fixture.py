@@ -2,7 +2,7 @@
 
 A folder of ``versions`` for each version: ``sqlite`` and ``postgresql`` as ``.tar.xz``, the data folder with
 its storage and the database (for PostgreSQL as a dump), and as ``.json`` what that version's API said of all
-of it. ``make`` writes them. Nothing else is needed for a further version to be tried by all tests.
+of it. ``making`` writes them. Nothing else is needed for a further version to be tried by all tests.
 
 Two things are changed before anything is opened, both in the rows alone:
 
@@ -35,7 +35,7 @@ _TIME = re.compile(r"(.*_at|.*_seen|.*_since|(lease_)?until)")
 
 @dataclass(frozen=True)
 class Fixture:
-    """``said`` is what ``make`` noted; ``shift`` is by how many seconds times have been moved."""
+    """``said`` is what ``making`` noted; ``shift`` is by how many seconds times have been moved."""
 
     name: str
     dialect: str
@@ -54,7 +54,7 @@ def names() -> list[str]:
 
 
 def unpack(name: str, dialect: str, into: Path) -> dict[str, Any]:
-    """Make ``into/data``; what ``make`` noted."""
+    """Make ``into/data``; what ``making`` noted."""
     with tarfile.open(VERSIONS / name / f"{dialect}.tar.xz") as archive:
         archive.extractall(into, filter="data")
     said: dict[str, Any] = json.loads((VERSIONS / name / f"{dialect}.json").read_text("utf-8"))

@@ -1,6 +1,6 @@
 """What an earlier version left in the middle of its work goes on under this one, and nothing is lost.
 
-For each version in ``versions``, on both databases; ``make`` says how they were made.
+For each version in ``versions``, on both databases; ``making`` says how they were made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tests.engines.contexts import Recorder
 from tests.servers import wait_until
 from tests.upgrade.conftest import PATIENCE, TERMINAL, Opened
 from tests.upgrade.fixture import missing
-from tests.upgrade.make import SECRET
 from worker.engines.base import Image, Work
 from worker.engines.fake import FakeEngine, Pixels
 
@@ -183,7 +182,7 @@ def test_every_webhook_that_was_not_delivered_is_delivered(opened: Opened) -> No
     wait_until(lambda: told() >= due, PATIENCE, what=f"{due} to be told")
     assert told() == due
     for request in opened.receiver.requests:
-        Webhook(SECRET).verify(request.body, dict(request.headers))
+        Webhook(opened.found.said["secret"]).verify(request.body, dict(request.headers))
 
 
 def test_dead_letters_are_those_of_before_with_their_attempts(opened: Opened) -> None:
@@ -201,6 +200,8 @@ def test_nothing_is_lost_and_nothing_is_doubled(opened: Opened) -> None:
         jobs = set(connection.execute(sa.select(tables.jobs.c.id)).scalars())
         keys = list(connection.execute(sa.select(tables.outputs.c.key)).scalars())
         leases = list(connection.execute(sa.select(tables.jobs.c.lease_until)).scalars())
+    groups = opened.get("/v1/groups/spring")["counts"]
+    assert sum(groups.values()) == sum(opened.found.said["group"]["counts"].values())
     assert jobs == {said["id"] for said in opened.found.jobs.values()}
     assert set(leases) == {None}
     assert len(keys) == len(set(keys))
