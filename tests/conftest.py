@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.servers import Postgres, Qanvas, Valkey, drill_settings
 
 # test processes run beside each other, and their networks are tiny: more threads only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# under nohup it is ignored, and what tests start would ignore it too
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
