@@ -17,6 +17,7 @@ from shared.jobs.records import TRAINING_QUEUE
 from shared.queue import TICKET, make_celery
 from shared.settings import Settings
 from worker.house import House
+from worker.kiln.cpu_threads import spin_briefly
 from worker.tickets import TicketWorker
 
 #: steps of niceness between the kiln's threads and all others, which get a quarter of a core that both want
@@ -31,6 +32,7 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
     once. Main thread only. Raises ConfigurationError.
     """
     _log_to_stderr(settings.log_level)
+    spin_briefly()
     house = House(settings, name)
     _step_behind_the_kiln()
     app = make_celery(settings)

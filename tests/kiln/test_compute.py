@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.kiln.studio import Studio
 from worker.engines.base import Context, Device, Result, Work
 from worker.engines.placing import parts_of
 from worker.engines.sharing.points import install, removed, taking_part
+from worker.kiln.cpu_threads import spin_briefly
 
 
 class Calling:
@@ -101,6 +103,20 @@ def test_the_engine_thread_has_all_cores_and_every_other_thread_one(studio: Stud
     assert (own, others) == (1, 1)
     with Studio(Path("unused"), Calling()) as second:  # all cores are known, though one was set for all
         assert called(second, counted) == (engine, 1, 1)
+
+
+def test_helpers_spin_briefly_unless_the_operator_says_how_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    spin_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    spin_briefly()
+    assert int(os.environ["GOMP_SPINCOUNT"]) > 0
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    spin_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
 def test_every_part_of_a_pipeline_computes_on_the_engine_thread_declared_or_not(

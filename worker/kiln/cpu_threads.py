@@ -13,10 +13,25 @@ process is set to one: threads that libraries or engines start later have no tea
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from functools import cache
 from typing import Any
+
+
+#: how often a helper looks for work before it sleeps: some 0.2 ms
+_SPINS = "5000"
+
+
+def spin_briefly() -> None:
+    """Let helpers spin for as long as the next parallel region is usually away, not for 15 ms.
+
+    That is libgomp's own time, and on a machine that is busy with something else too, a helper spins it away
+    on the core that the one it waits for should have. Call it before torch is loaded; does nothing where the
+    operator has said how helpers wait."""
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def claim_cores() -> bool:
