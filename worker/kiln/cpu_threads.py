@@ -19,7 +19,6 @@ import threading
 from functools import cache
 from typing import Any
 
-
 #: how often a helper looks for work before it sleeps: some 0.2 ms
 _SPINS = "5000"
 
