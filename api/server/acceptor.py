@@ -63,8 +63,8 @@ class Acceptor:
         self._work, self._hurry, self._urgent = work, hurry, urgent
         self._worked_for = Shares(max(1, most // 2))
         self._hurried = Shares(max(1, most // 4))
-        self._waiting = Waiting()
         self._selector = selectors.DefaultSelector()
+        self._waiting = Waiting(self._selector)
         self._stopped = threading.Event()
         self._wake, self._woken = socket.socketpair()
         self._paused = False
@@ -105,15 +105,31 @@ class Acceptor:
         client.release()
         self._load(reading).give_back(client.network)
         if self._stopped.is_set():
-            client.close()
-        elif may_go_on:
-            self._begin(client, reading.take_rest())
-        else:
+            self._close(client)
+        elif not may_go_on:
             self._linger(client)
+        elif (data := reading.take_rest() or self._sent_meanwhile(client)) is None:
+            self._close(client)
+        else:
+            self._begin(client, data)
+
+    def _sent_meanwhile(self, client: Client) -> bytes | None:
+        """What it sent while it was worked for, as ``_received`` has it."""
+        return self._received(client) if self._waiting.has_spoken(client) else b""
+
+    @staticmethod
+    def _received(client: Client) -> bytes | None:
+        """What has come, empty where nothing has; None where the client sends no more."""
+        try:
+            return client.socket.recv(_CHUNK) or None
+        except BlockingIOError:
+            return b""
+        except OSError:
+            return None
 
     def drop(self, client: Client, reading: Reading) -> None:
         """It could not be answered, or not to the end: close the connection at once."""
-        client.close()
+        self._close(client)
         self._load(reading).give_back(client.network)
 
     def _load(self, reading: Reading) -> Shares:
@@ -181,18 +197,13 @@ class Acceptor:
         self._await(client, reading, self._patience)
 
     def _read(self, client: Client) -> None:
-        if client not in self._waiting:
-            return  # closed since the selector saw it
+        if not self._waiting.awaits(client):
+            return  # it is worked for, or was closed since the selector saw it
         reading = self._waiting.reading(client)
-        try:
-            data = client.socket.recv(_CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+        data = self._received(client)
+        if data is None:
             self._close(client)
-        elif reading is not None:
+        elif data and reading is not None:
             self._go_on(client, reading, data)
 
     def _go_on(self, client: Client, reading: Reading, data: bytes) -> None:
@@ -200,11 +211,11 @@ class Acceptor:
         try:
             complete = reading.complete(data)
         except Refused as error:
-            self._take(client)
+            self._waiting.remove(client)
             self._refuse(client, error.status, str(error))
             return
         if complete:
-            self._take(client)
+            self._waiting.remove(client)
             self._pass_on(client, reading)
         elif had != (reading.has_begun, reading.has_head):  # each part of a request has time of its own
             client.deadline = time.monotonic() + self._patience
@@ -231,19 +242,13 @@ class Acceptor:
     def _await(self, client: Client, reading: Reading | None, seconds: float) -> None:
         client.deadline = time.monotonic() + seconds
         try:
-            self._selector.register(client, selectors.EVENT_READ)
+            self._waiting.add(client, reading)  # from here on the loop may close it
         except OSError as error:
             log.warning("a connection cannot be waited for: %s", error.strerror)
             client.close()
-        else:
-            self._waiting.add(client, reading)  # from here on the loop may close it
-
-    def _take(self, client: Client) -> None:
-        self._selector.unregister(client)
-        self._waiting.remove(client)
 
     def _close(self, client: Client) -> None:
-        self._take(client)
+        self._waiting.forget(client)
         client.close()
 
     def _look_at_clock(self, now: float) -> None:
@@ -266,6 +271,6 @@ class Acceptor:
         if reading is None or not reading.has_begun:
             self._close(client)
             return
-        self._take(client)
+        self._waiting.remove(client)
         what = "body" if reading.has_head else "head"
         self._refuse(client, 408, f"the {what} of the request did not come within {self._patience:g} seconds")
