@@ -38,7 +38,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
     parser.add_argument("--seconds", type=float, default=6.0, help="of one round, for calls one by one")
     parser.add_argument("--rounds", type=int, default=2, help="of each measurement, forth and back")
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part of it; writes nothing")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part of it")
     parser.add_argument("--model", choices=MODELS, action="append", help="this one; writes nothing")
     parser.add_argument("--quick", action="store_true", help="a short look at load 3; writes nothing")
     options = parser.parse_args(given)
@@ -61,15 +61,21 @@ def main(given: Sequence[str] | None = None) -> None:
             full.append(compare_full(subject, device, rounds, turn))
             print(full_table(full[-1:]), flush=True)
     took = f"The run took {(time.monotonic() - began) / 60:.1f} minutes."
-    whole = not (options.only or options.model or options.quick)
-    part = on_device("kiln", device)
-    page = _page(f"{said} {took}", measured, alone, full)
-    print(page)
+    part, writes = on_device("kiln", device), not (options.model or options.quick)
+    pages = {
+        f"{part}-alone": [aims_table(aims([], alone, [])), lone_table(alone)] if alone else [],
+        f"{part}-full": [aims_table(aims([], [], full)), full_table(full)] if full else [],
+        part: [aims_table(aims(measured, [], [])), tables(measured)] if measured else [],
+    }
     with tempfile.TemporaryDirectory() as folder:
-        drawn = plots(measured, part, IMAGES if whole else Path(folder))
-    if whole:
-        shown = [f"![{path.stem}: throughput and times by load](images/{path.name})" for path in drawn]
-        fill_in(part, "\n\n".join([page, *shown]))
+        drawn = plots(measured, part, IMAGES if writes else Path(folder))
+        pages[part] += [f"![{path.stem}: throughput and times by load](images/{path.name})" for path in drawn]
+    for name, page in pages.items():
+        if page:
+            text = "\n\n".join([f"{said} {took}", *page])
+            print(text)
+            if writes:
+                fill_in(name, text)
 
 
 def _loads(subject: Subject, device: Device, options: argparse.Namespace) -> Iterator[Measured]:
@@ -84,15 +90,6 @@ def _loads(subject: Subject, device: Device, options: argparse.Namespace) -> Ite
                 found = compare(subject, kind, load, rate, made, seconds=seconds, rounds=rounds)
                 print(subject.key, *line(found), sep=" | ", flush=True)
                 yield found
-
-
-def _page(said: str, measured: Sequence[Measured], alone: Sequence[Lone], full: Sequence[Service]) -> str:
-    """Markdown."""
-    parts = [said, aims_table(aims(measured, alone, full))]
-    parts += [lone_table(alone)] if alone else []
-    parts += [full_table(full)] if full else []
-    parts += [tables(measured)] if measured else []
-    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
