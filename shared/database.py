@@ -173,7 +173,7 @@ def _parsed(url: str) -> sa.URL:
 
 
 def _sqlite(url: sa.URL) -> Engine:
-    if url.database and url.database != ":memory:":
+    if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
         folder = Path(url.database).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
