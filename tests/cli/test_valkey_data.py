@@ -189,6 +189,8 @@ def test_when_its_memory_is_full_old_events_go_and_tickets_stay(
         wait_until(lambda: tickets.waiting("default") == 500, what="the tickets")
         for number in range(300):  # 60 MB of previews
             events.publish(f"job_{number}", "preview", {"url": "/"}, preview=os.urandom(200_000))
+            if number % 20 == 19:  # sent at once, they would not be taken in the time that a batch has
+                wait_until(lambda: events.preview(f"job_{number}") is not None, 30, what="a preview")  # noqa: B023
         events.publish("job_last", "status", {"status": "running"})
         wait_until(lambda: events.read("job_last"), 30, what="the last event")
         assert tickets.waiting("default") == 500

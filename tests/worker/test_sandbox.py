@@ -190,7 +190,9 @@ def test_a_decoder_has_one_line_to_its_worker_and_nothing_else(
 @pytest.mark.parametrize("task", ["sleep", "compute"])
 def test_decoders_end_with_a_worker_that_is_killed(tmp_path: Path, task: str) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from worker.media.sandbox import Sandbox\n"
+        "import os, sys, time; from pathlib import Path\n"
+        "sys.path[0] = os.getcwd()\n"  # where the tasks lie: the decoder gets this path
+        "from worker.media.sandbox import Sandbox\n"
         "from worker.media.limits import PICTURE\n"
         "Sandbox(tasks='tests.worker.misbehaving').begin(sys.argv[1], [], [Path(sys.argv[2])], PICTURE)\n"
         "time.sleep(600)"
