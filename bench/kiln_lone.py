@@ -20,6 +20,7 @@ from bench.bare import bare
 from bench.drawing import Drawing, folder_model
 from bench.kiln_models import Subject
 from bench.kiln_service import serving
+from bench.kiln_systems import SLOTS
 from worker.engines.base import Device
 
 #: requests of each system until it is warm
@@ -62,7 +63,7 @@ def lone(subject: Subject, device: Device, count: int) -> Lone:
         with (
             bare(folder, device.name, device.dtype, subject.guidance) as plain,
             _kiln(subject, folder, device) as kiln,
-            serving(subject, folder, device, slots=12) as service,
+            serving(subject, folder, device, slots=SLOTS) as service,
         ):
             systems: list[Callable[[int], float]] = [
                 lambda number: plain.draw([number], subject.lone),
@@ -113,7 +114,7 @@ def _serve(folder: Path, device: Device, steps: int, guidance: float, asked: Con
     """Seconds for each request, until there are no more."""
     model = folder_model(folder)
     given = {"prompt": "a red apple", "steps": steps, "guidance_scale": guidance}
-    with Drawing(device, slots=12) as drawing:
+    with Drawing(device, slots=SLOTS) as drawing:
         try:
             while True:
                 seed = asked.recv()

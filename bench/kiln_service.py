@@ -25,7 +25,7 @@ from worker.engines.base import Device
 BATCHES = (1, 2, 4, 6, 8, 12)
 #: seconds that a turn of either side takes about
 _TURN = 15.0
-#: pictures in one turn at most, and at least: twice as many as the worker has slots, and one for each
+#: pictures in one turn at most
 _MOST = 8 * SLOTS
 
 
