@@ -209,7 +209,7 @@ class Postgres:
                 one.kill()
         self.process.wait()
         # it cannot start again while a backend still holds the shared memory
-        wait_until(lambda: not any(map(_lives, backends)), what="the backends to be gone")
+        wait_until(lambda: not any(map(lives, backends)), what="the backends to be gone")
 
     def stop(self) -> None:
         self._engine.dispose()
@@ -288,7 +288,7 @@ class Qanvas:
                 self._family |= {child.pid: child for child in process.children(recursive=True)}
             except psutil.NoSuchProcess:
                 continue
-        return [process for process in self._family.values() if _lives(process)]
+        return [process for process in self._family.values() if lives(process)]
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
@@ -335,7 +335,8 @@ class Qanvas:
         self.process.wait()
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs: neither gone nor a zombie. It may end while this asks."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

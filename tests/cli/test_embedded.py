@@ -19,7 +19,7 @@ from cli.embedded import children, guard
 from cli.embedded.folder import DataFolder
 from cli.embedded.identity import identity
 from shared.errors import ConfigurationError
-from tests.servers import wait_until
+from tests.servers import lives, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,16 +39,12 @@ def _guard() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-I", "-S", guard.__file__], stdin=subprocess.PIPE)
 
 
-def _gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def test_the_guard_kills_every_group_with_all_that_is_in_it_when_the_supervisor_is_gone() -> None:
     sleeper, watcher = _sleeper(), _guard()
     [grandchild] = psutil.Process(sleeper.pid).children()
     watcher.communicate(f"+{sleeper.pid}\n".encode())
     assert sleeper.wait(5) == -signal.SIGKILL
-    wait_until(lambda: _gone(grandchild), 5, what="the grandchild's end")
+    wait_until(lambda: not lives(grandchild), 5, what="the grandchild's end")
 
 
 @pytest.mark.parametrize("words", ["+{pid}\ndone\n", "+{pid}\n-{pid}\n"])
@@ -78,7 +74,7 @@ def test_a_child_dies_with_its_parent_even_without_a_guard(tmp_path: Path) -> No
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
-    wait_until(lambda: _gone(child), 5, what="the child's end")
+    wait_until(lambda: not lives(child), 5, what="the child's end")
 
 
 def test_one_folder_has_one_supervisor(tmp_path: Path) -> None:
@@ -101,7 +97,7 @@ def test_what_a_killed_supervisor_left_is_ended_before_the_next_one_starts(tmp_p
     family = [psutil.Process(sleeper.pid), *psutil.Process(sleeper.pid).children()]
     folder.acquire()
     assert len(family) == 2
-    assert all(map(_gone, family))
+    assert not any(map(lives, family))
     folder.release()
 
 

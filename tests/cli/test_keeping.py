@@ -23,7 +23,7 @@ from cli.embedded.identity import identity
 from cli.embedded.keeper import Child, Keeper, why
 from cli.embedded.restarts import Complaints, Restarts
 from cli.signals import Stopped, stopping, undisturbed
-from tests.servers import wait_until
+from tests.servers import lives, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -264,7 +264,7 @@ while True:
         sleepers = _sleepers(family)
         parent.kill()
         parent.wait()
-        wait_until(lambda: not any(map(_lives, sleepers)), 10, what="the end of all that was guarded")
+        wait_until(lambda: not any(map(lives, sleepers)), 10, what="the end of all that was guarded")
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             for one in psutil.Process(parent.pid).children(recursive=True):
@@ -299,7 +299,7 @@ time.sleep(60)
             one.kill()
     parent.kill()
     parent.wait()
-    wait_until(lambda: not any(map(_lives, family)), 10, what="the end of the sleeper")
+    wait_until(lambda: not any(map(lives, family)), 10, what="the end of the sleeper")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -320,13 +320,6 @@ def _runs(process: psutil.Process, word: str) -> bool:
     try:
         return word in process.cmdline()
     except psutil.Error:
-        return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
         return False
 
 

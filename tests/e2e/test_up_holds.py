@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import pytest
 from cli.embedded.folder import DataFolder
 from shared.settings import Settings
 from tests.e2e.conftest import Server
-from tests.servers import Qanvas, wait_until
+from tests.servers import Qanvas, lives, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -36,6 +37,12 @@ def _words(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for one in processes:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 class Started:
@@ -66,15 +73,14 @@ class Started:
                     found.append(one)
             except psutil.Error:
                 continue
-        return [one for one in found if one.pid != os.getpid() and one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in found if one.pid != os.getpid() and lives(one)]
 
     def supervisor(self) -> psutil.Process:
         [found] = [one for one in self.family() if "cli.main" in _words(one) and "up" in _words(one)]
         return found
 
     def clean(self) -> None:
-        for one in self.family():
-            one.kill()
+        _kill(self.family())
         self.process.kill()
         self.process.communicate()
 
@@ -135,8 +141,7 @@ def test_a_full_disk_and_dead_children_do_not_end_it_and_it_goes_on_when_there_i
     supervisor = psutil.Process(one.process.pid)
     filler = disk / "filler"
     _fill(filler)
-    for child in supervisor.children():
-        child.kill()  # the guard, too
+    _kill(supervisor.children())  # the guard, too
     time.sleep(3)  # several rounds, in which they are started again or not
     assert one.process.poll() is None
     filler.unlink()
@@ -357,8 +362,7 @@ def test_a_data_folder_that_is_removed_ends_no_supervisor(
     _ready(up_settings)
     supervisor = one.supervisor()
     shutil.rmtree(up_settings.data, ignore_errors=True)
-    for child in supervisor.children():
-        child.kill()
+    _kill(supervisor.children())
     time.sleep(3)
     assert supervisor.is_running()
     supervisor.terminate()

@@ -15,7 +15,7 @@ import pytest
 from shared.jobs.files import FileStore, NewFile
 from shared.jobs.records import Job
 from shared.jobs.states import Status
-from tests.servers import Qanvas, wait_until
+from tests.servers import Qanvas, lives, wait_until
 from tests.worker.conftest import Shop
 from worker.media.limits import DATASET
 
@@ -120,7 +120,7 @@ def test_a_dataset_is_read_beside_other_jobs_and_a_cancel_is_heard(shop: Shop) -
     [decoder] = decoders(worker)
     shop.jobs.cancel(job_id)
     assert shop.wait(job_id, SOON).status is Status.CANCELED
-    wait_until(lambda: not decoder.is_running() or decoder.status() == "zombie", what="its decoder to end")
+    wait_until(lambda: not lives(decoder), what="its decoder to end")
     assert worker.process.poll() is None
 
 

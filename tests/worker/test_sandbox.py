@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from shared.errors import OutOfMemory, QanvasError, Unavailable
-from tests.servers import wait_until
+from tests.servers import lives, wait_until
 from worker.media import starter
 from worker.media.limits import Limits
 from worker.media.sandbox import Decoding, Sandbox
@@ -61,7 +62,9 @@ def starter_of_a_task(sandbox: Sandbox) -> int:
 
 
 def gone(*pids: int) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+    with suppress(psutil.NoSuchProcess):
+        return not any(lives(psutil.Process(pid)) for pid in pids if psutil.pid_exists(pid))
+    return False  # one ended while this asked: ask again
 
 
 @pytest.mark.parametrize(
