@@ -77,7 +77,7 @@ class _Sending:
         is_bare = self._reading.method == "HEAD" or self._status[:3] in ("204", "304")
         in_chunks = not is_bare and length is None and self._reading.version == "1.1"
         ends_by_closing = not is_bare and length is None and not in_chunks
-        closes = ends_by_closing or self._reading.is_last or not self._reading.ended
+        closes = ends_by_closing or self._reading.is_last or not self._reading.has_body
         head = self._head(in_chunks=in_chunks, closes=closes)
         sent = 0
         for chunk in () if is_bare else chunks:
@@ -88,6 +88,8 @@ class _Sending:
             if in_chunks:  # the next piece of a stream may be long in coming
                 self._client.leave_place()
         self._send(head + (b"0\r\n\r\n" if in_chunks else b""))
+        if not closes:
+            self._reading.skip_body()
         self.may_go_on = not closes and (is_bare or in_chunks or sent == length)
 
     def _head(self, *, in_chunks: bool, closes: bool) -> bytes:

@@ -82,6 +82,16 @@ class Reading:
         pace.moved(len(piece))
         return piece
 
+    @property
+    def has_body(self) -> bool:
+        """All of the body is here, read or not."""
+        return self.ended or (self._length is not None and len(self._came) >= self._length)
+
+    def skip_body(self) -> None:
+        """Pass over what nobody has read of a body that is here."""
+        if self._length:
+            self._came, self._length, self.ended = self._came[self._length :], 0, True
+
     def take_rest(self) -> bytes:
         """What has come of the next request; for one that has ended."""
         return self._came

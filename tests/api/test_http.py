@@ -238,6 +238,12 @@ def test_a_body_that_nobody_reads_ends_the_connection_and_the_answer_arrives(por
     assert found.endswith(b"without its body") and b"Connection: close" in found
 
 
+def test_a_short_body_that_nobody_reads_keeps_no_further_request_away(port: int) -> None:
+    asked = post("Content-Length: 7", body=b'{"a":1}').replace(b" / ", b" /unread ")
+    found = exchange(port, asked * 3)
+    assert found.count(b"without its body") == 3 and b"Connection: close" not in found
+
+
 def test_a_bug_is_told_as_one(port: int) -> None:
     found = exchange(port, b"GET /bug HTTP/1.1\r\nHost: x\r\n\r\n")
     assert found.startswith(b"HTTP/1.1 500 ") and b"a bug" not in found.partition(b"this is a bug")[0]
