@@ -8,12 +8,12 @@ from typing import Any
 from flask import Flask, redirect
 from flask.typing import ResponseReturnValue
 
-from api import gate, openapi, problems
-from api.metrics import Metrics
-from api.operations import Group, Operation, route
-from api.readiness import Readiness
-from api.routes import files, groups, health, jobs, letters, models, outputs, webhooks, workers
+from api.http import host_checks, openapi, problems
+from api.http.metrics import Metrics
+from api.http.operations import Group, Operation, route
+from api.native import dead_letters, files, groups, health, jobs, models, outputs, webhooks, workers
 from api.services import Services
+from api.usecases.readiness import Readiness
 from shared.settings import Settings
 
 VERSION = "0.1.0"
@@ -28,7 +28,7 @@ class _App(Flask):
 
 GROUPS: tuple[Group, ...] = (
     jobs.group,
-    letters.group,
+    dead_letters.group,
     groups.group,
     files.group,
     outputs.group,
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["qanvas.metrics"] = metrics
     app.extensions["qanvas.readiness"] = Readiness(services)
     metrics.install(app)
-    gate.install(app)
+    host_checks.install(app)
     problems.install(app)
     declared = operations()
     paths = {operation.path for operation in declared}

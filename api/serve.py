@@ -19,12 +19,12 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from api.app import create_app
-from api.desks import at_desks
+from api.http.concurrency import at_desks
 from api.server.server import Server
 from api.services import Services
-from shared.database import Database
+from shared.accounts.keys import KeyStore
+from shared.db.engine import Database
 from shared.errors import ConfigurationError
-from shared.jobs.keys import KeyStore
 from shared.settings import Settings
 
 #: seconds that requests may take to end when the server is told to stop

@@ -8,32 +8,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from api.bodies import Bodies
-from api.desks import Desks
-from api.limits import Limits
-from api.shares import Shares
-from shared.aftermath import Aftermath, tell
+from api.auth.limits import Limits
+from api.http.bodies import Bodies
+from api.http.concurrency import Desks
+from api.server.fair_slots import Shares
+from api.usecases.job_watcher import Follower
+from shared.accounts.keys import KeyStore
+from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import owned
-from shared.database import Database
+from shared.db.engine import Database
+from shared.db.group_commit import Combiner
 from shared.errors import QanvasError, Unavailable
-from shared.events import Events
-from shared.following import Follower
+from shared.files.store import FileStore
 from shared.jobs.attempts import Attempts
-from shared.jobs.batching import Combiner
-from shared.jobs.files import FileStore
-from shared.jobs.keys import KeyStore
+from shared.jobs.completion import Aftermath, tell
+from shared.jobs.dead_letters import DeadLetters
+from shared.jobs.entities import Job, NewJob, QueueDepth, Submitted, Worker
 from shared.jobs.leases import Leases
-from shared.jobs.letters import DeadLetters
-from shared.jobs.outbox import Outbox
-from shared.jobs.records import Job, NewJob, QueueDepth, Submitted, Worker
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.jobs.tenants import Tenants
-from shared.queue import Tickets
-from shared.remembered import Remembered
+from shared.messaging.events import Events
+from shared.messaging.tickets import Tickets
 from shared.settings import Settings
+from shared.states import Status
 from shared.storage.factory import open_storage
+from shared.ttl_cache import Remembered
+from shared.webhooks.outbox import Outbox
 
 #: positions are counted up to here where many are asked for, or where counting would hold up a submission
 FAR = 1000

@@ -22,11 +22,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from bench import report
-from shared.database import Database
+from shared.db.engine import Database
+from shared.db.tables import jobs, shares
+from shared.jobs.entities import NewJob, Submitted
 from shared.jobs.leases import Leases
-from shared.jobs.records import NewJob, Submitted
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs, shares
 from tests.jobs import plans
 from tests.servers import Postgres
 

@@ -15,13 +15,13 @@ from typing import Any, Self
 from shared.catalog import builtin
 from shared.catalog.models import Folder, Model
 from tests.kiln.studio import Quiet
-from worker.encode import encode_preview
-from worker.engines.base import Device, Work
-from worker.engines.diffusion import DiffusionEngine
+from worker.engines.contract.engine import Device, Work
+from worker.engines.diffusion.engine import DiffusionEngine
+from worker.kiln.cost_profile import Profiles
 from worker.kiln.devices import describe, memory_budget
-from worker.kiln.firing import Order, Preview
 from worker.kiln.kiln import Kiln
-from worker.kiln.profiles import Profiles
+from worker.kiln.kiln_job import Order, Preview
+from worker.media.png import encode_preview
 
 
 @dataclass(frozen=True, slots=True)

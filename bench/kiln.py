@@ -22,7 +22,7 @@ from bench.kiln_rounds import Measured, capacity, compare, systems
 from bench.kiln_service import Service
 from bench.kiln_service import compare as compare_full
 from bench.report import IMAGES, fill_in, machine, on_device
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 from worker.kiln.devices import describe, find_device
 
 #: times as many rounds where an aim is set, and times as long

@@ -21,7 +21,7 @@ from bench.drawing import Drawing, folder_model
 from bench.kiln_models import Subject
 from bench.kiln_service import serving
 from bench.kiln_systems import SLOTS
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 
 #: requests of each system until it is warm
 _WARM = 4

@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from tests.engines import pipelines
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 
 STARTER = Path(__file__).parents[1] / "starters" / "image"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.kiln_models import Subject
 from bench.kiln_systems import MOST, SYSTEMS, Apart, Request
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 
 #: requests of a round at least and at most
 _LEAST, _MOST = 12, 400

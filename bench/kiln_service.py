@@ -19,7 +19,7 @@ from bench.kiln_models import STARTER, Subject
 from bench.kiln_systems import SLOTS
 from bench.subjects import QanvasSubject
 from tests.servers import Valkey
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 
 #: sizes of the bare pipeline's batches, of which the fastest is compared with
 BATCHES = (1, 2, 4, 6, 8, 12)

@@ -21,7 +21,7 @@ from diffusers import DiffusionPipeline
 
 from bench.drawing import Drawing, folder_model
 from shared.settings import Settings
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 
 #: jobs in a static batch at most, and seconds that its first one waits for others
 MOST, WINDOW = 8, 0.05

@@ -19,7 +19,7 @@ from diffusers import UNet2DConditionModel
 
 from bench.kiln_models import denoiser
 from bench.report import fill_in, on_device, table
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 from worker.kiln.devices import describe, find_device
 from worker.kiln.meter import settle
 

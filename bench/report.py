@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.overhead import Figures
-    from worker.engines.base import Device
+    from worker.engines.contract.engine import Device
 
 _DOCS = Path(__file__).parents[1] / "docs"
 PAGE, IMAGES = _DOCS / "performance.md", _DOCS / "images"

@@ -30,8 +30,8 @@ def make_celery(redis_url: str, folder: Path) -> Celery:
 
     @app.task(name="draw")
     def draw(job_id: str, prompt: str, seed: int) -> None:
-        from worker.encode import encode_png
-        from worker.engines.base import Image
+        from worker.engines.contract.engine import Image
+        from worker.media.png import encode_png
 
         png = encode_png(Image(pixels=_pixels(seed)), {"prompt": prompt, "seed": str(seed), "job": job_id})
         (folder / f"{job_id}.png").write_bytes(png)

@@ -11,16 +11,16 @@ import numpy as np
 
 from bench.subjects import JOB
 from shared.catalog.builtin import fake
-from shared.catalog.check import InputCheck
-from shared.database import Database
-from shared.events import Events
+from shared.db.engine import Database
+from shared.jobs.entities import Finish, NewJob, NewOutput, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.records import Finish, NewJob, NewOutput, Succeeded
 from shared.jobs.store import JobStore
+from shared.messaging.events import Events
+from shared.schema.input_check import InputCheck
 from shared.storage.files import FileStorage
 from tests.servers import Postgres, Valkey
-from worker.encode import encode_png
-from worker.engines.base import Image
+from worker.engines.contract.engine import Image
+from worker.media.png import encode_png
 
 TOGETHER = 16  #: jobs that share a commit where several wait, as with 16 connections
 

@@ -20,12 +20,12 @@ import sqlalchemy as sa
 from bench import load, rivals
 from bench.load import Sample
 from cli.embedded import children
-from shared.database import Database
-from shared.events import Events
+from shared.db.engine import Database
+from shared.db.tables import jobs
 from shared.ids import new_id
-from shared.jobs.states import Status
-from shared.jobs.tables import jobs
+from shared.messaging.events import Events
 from shared.settings import Settings
+from shared.states import Status
 from tests.servers import Qanvas, free_port, wait_until
 
 JOB = {"model": "fake", "input": {"prompt": "a red apple", "seed": 7, "width": 8, "height": 8, "steps": 0}}

@@ -15,16 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.database import Database
+from shared.db.engine import Database
+from shared.jobs.entities import Finish, NewJob, Succeeded, Webhook
 from shared.jobs.leases import Leases
-from shared.jobs.outbox import Outbox
-from shared.jobs.records import Finish, NewJob, Succeeded, Webhook
 from shared.jobs.store import JobStore
 from shared.outward import Outward
-from shared.webhooks import ENDINGS
+from shared.webhooks.outbox import Outbox
+from shared.webhooks.signing import ENDINGS
 from tests.receivers import Answer, receiving
 from tests.servers import Postgres, wait_until
-from worker.deliver import Deliverer
+from worker.services.webhook_delivery import Deliverer
 
 #: jobs in one transaction
 _BATCH = 50

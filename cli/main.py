@@ -11,7 +11,7 @@ import sys
 import click
 
 from cli import streams
-from cli.commands import client, dead, demo, keys, programs, tenants, train, up
+from cli.commands import client, dead, demo, keys, services, tenants, train, up
 from cli.progress import Unsuccessful
 from cli.signals import Stopped
 from shared.errors import QanvasError
@@ -35,9 +35,9 @@ for command in (
     train.train,
     keys.keys,
     tenants.tenants,
-    programs.api,
-    programs.worker,
-    programs.migrate,
+    services.api,
+    services.worker,
+    services.migrate,
 ):
     qanvas.add_command(command)
 

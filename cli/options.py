@@ -14,7 +14,7 @@ from cli.embedded.folder import DataFolder
 from shared.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
-    from shared.database import Database
+    from shared.db.engine import Database
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,14 +42,14 @@ def settings_from(**options: object) -> Settings:
 
 def keep_private(settings: Settings) -> int:
     """Let nobody else read what this process writes; returns the umask of before."""
-    from shared import private  # SQLAlchemy comes with it, which commands that talk to a server do not need
+    from shared.storage import private_files
 
-    return private.keep_private(settings)
+    return private_files.keep_private(settings)
 
 
 def open_database(settings: Settings) -> Database:
     """The database, for commands that use nothing else of the data folder."""
-    from shared.database import Database
+    from shared.db.engine import Database
 
     if settings.database_url.startswith("sqlite"):
         keep_private(settings)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.settings import Settings
 from tests.databases import Databases
 from tests.servers import Postgres, Qanvas, Valkey, drill_settings

@@ -6,8 +6,8 @@ from collections import deque
 
 import sqlalchemy as sa
 
-from shared.database import Database
-from shared.jobs.tables import metadata
+from shared.db.engine import Database
+from shared.db.tables import metadata
 from tests.servers import Postgres
 
 #: rows that tests may have left in a database, one after another; more dead ones would show in plans

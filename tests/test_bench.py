@@ -14,7 +14,7 @@ from bench.kiln_report import aims, aims_table, full_table, lone_table, plots, t
 from bench.kiln_rounds import Figures, Measured, capacity, compare, systems
 from bench.kiln_service import BATCHES, Service
 from bench.kiln_service import compare as full
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 from worker.media.sandbox import Sandbox
 
 SUBJECT = Subject("step-bound", "tiny", lambda: random_unet((16, 32), 8, Device()), equal=(2,), mixed=(1, 3))

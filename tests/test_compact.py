@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.compact import to_json
+from shared.json_text import to_json
 
 
 @pytest.mark.parametrize(

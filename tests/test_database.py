@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared import database as module
-from shared.database import Database
+from shared.db import engine as module
+from shared.db.engine import Database
 from shared.errors import Unavailable
 from shared.jobs.store import JobStore
 from tests.disks import mountable, small_disk
@@ -221,7 +221,7 @@ def test_a_database_whose_disk_is_full_is_unavailable_until_there_is_room(
 
 _FAILING = """
 import resource, sys
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import Unavailable
 from shared.jobs.store import JobStore
 from tests.jobs.factory import submit

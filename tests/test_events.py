@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from api.usecases.job_watcher import Follower
 from shared.errors import Unavailable
-from shared.events import Event, Events, Speaker
-from shared.following import Follower
+from shared.messaging.events import Event, Events, Speaker
 from tests.servers import wait_until
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -188,7 +188,7 @@ def test_one_who_waits_for_the_end_alone_is_not_woken_by_progress(events: Events
 def test_progress_of_jobs_that_step_together_is_sent_together(
     events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.events._GATHER", 60.0)
+    monkeypatch.setattr("shared.messaging.events._GATHER", 60.0)
     sent: list[int] = []
     send = events._send
 
@@ -208,7 +208,7 @@ def test_progress_of_jobs_that_step_together_is_sent_together(
 def test_nothing_else_waits_for_progress(
     events: Events, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.events._GATHER", 60.0)
+    monkeypatch.setattr("shared.messaging.events._GATHER", 60.0)
     events.publish("job_1", "progress", {"step": 1})
     time.sleep(0.1)  # its sender waits for more
     events.publish("job_1", "done", {"status": "succeeded"})

@@ -72,7 +72,7 @@ def test_torch_lives_in_the_kiln_the_engines_and_the_starters_only() -> None:
 
 
 def test_celery_lives_in_the_queue_and_the_worker_only() -> None:
-    assert not _offenders(("celery", "kombu"), outside=("shared/queue.py", "worker/"))
+    assert not _offenders(("celery", "kombu"), outside=("shared/messaging/tickets.py", "worker/"))
 
 
 def test_requests_leave_the_house_through_the_guard_only() -> None:
@@ -101,20 +101,20 @@ def test_the_command_line_knows_api_and_worker_only_inside_the_command_that_star
     known = {(one.file, one.module, one.late) for one in imports() if one.file.startswith("cli/")}
     entry = {(file, module, late) for file, module, late in known if module.startswith(("api", "worker"))}
     assert entry == {
-        ("cli/commands/programs.py", "api.serve", True),
-        ("cli/commands/programs.py", "worker.app", True),
+        ("cli/commands/services.py", "api.serve", True),
+        ("cli/commands/services.py", "worker.app", True),
     }
 
 
 @pytest.mark.parametrize("folder", ["worker/engines/", "worker/inputs/", "worker/media/"])
 def test_engines_and_those_who_read_their_inputs_know_neither_sql_nor_redis_nor_storage(folder: str) -> None:
     ours = (
-        "shared.database",
+        "shared.db.engine",
         "shared.jobs",
         "shared.storage",
-        "shared.redis",
-        "shared.queue",
-        "shared.events",
+        "shared.messaging.client",
+        "shared.messaging.tickets",
+        "shared.messaging.events",
     )
     foreign = ("sqlalchemy", "redis", "celery", "flask")
     found = [
@@ -130,7 +130,7 @@ def test_what_users_send_is_decoded_in_the_sandbox_only() -> None:
     """Pillow and ``zipfile`` open what engines and the worker itself have made, and nothing else."""
     decoders = {"zipfile", "tarfile", "zlib", "bz2", "lzma", "gzip"}
     found = {one.file for one in imports() if one.module in decoders and one.file.startswith("worker/")}
-    writes_archives = "worker/engines/training/pictures.py"
+    writes_archives = "worker/engines/training/picture_rows.py"
     assert found - {writes_archives} == {"worker/media/archives.py"}
     opened = set()
     for path in (ROOT / "worker").rglob("*.py"):
@@ -142,7 +142,7 @@ def test_what_users_send_is_decoded_in_the_sandbox_only() -> None:
 
 def test_the_states_of_a_job_do_no_io() -> None:
     allowed = {"__future__", "collections.abc", "dataclasses", "enum", "types", "typing", "shared.errors"}
-    assert {one.module for one in imports() if one.file == "shared/jobs/states.py"} <= allowed
+    assert {one.module for one in imports() if one.file == "shared/states.py"} <= allowed
 
 
 def test_only_the_settings_read_the_environment() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.private import keep_private
 from shared.settings import Settings
+from shared.storage.private_files import keep_private
 
 
 @pytest.fixture(autouse=True)

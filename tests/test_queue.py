@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError, Unavailable
-from shared.queue import TICKET, Tickets, make_celery, queue_name
-from shared.redis import connect, kombu_url
+from shared.messaging.client import connect, kombu_url
+from shared.messaging.tickets import TICKET, Tickets, make_celery, queue_name
 from shared.settings import Settings
 from tests.servers import Valkey
 
@@ -64,7 +64,7 @@ def test_no_ticket_is_there_while_redis_is_away(tmp_path: Path) -> None:
 def test_sending_does_not_wait_for_a_redis_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.queue._TIMEOUT", 0.5)  # for which it is waited in the end
+    monkeypatch.setattr("shared.messaging.tickets._TIMEOUT", 0.5)  # for which it is waited in the end
     tickets = Tickets(settings_for("redis://127.0.0.1:1/0", tmp_path))
     begun = time.monotonic()
     for _ in range(100):
@@ -78,7 +78,7 @@ def test_sending_does_not_wait_for_a_redis_that_is_away(
 def test_tickets_that_follow_soon_gather_and_leave_at_the_end(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.queue._GATHER", 3600.0)
+    monkeypatch.setattr("shared.messaging.tickets._GATHER", 3600.0)
     tickets = Tickets(settings_for(redis_url, tmp_path))
     tickets.send("gathered")
     assert wait_for(tickets, "gathered", 1) == 1

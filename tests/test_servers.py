@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.embedded.valkey import address_in
-from shared.database import Database
+from shared.db.engine import Database
 from shared.jobs.store import JobStore
 from tests.databases import Databases
 from tests.jobs.factory import submit

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import ConfigurationError, Unavailable
 from tests.databases import Databases
 from tests.servers import Postgres

@@ -13,12 +13,12 @@ from typing import Any
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from shared.jobs.records import TRAINING_QUEUE
-from shared.queue import TICKET, make_celery
+from shared.jobs.entities import TRAINING_QUEUE
+from shared.messaging.tickets import TICKET, make_celery
 from shared.settings import Settings
-from worker.house import House
+from worker.celery.pool import TicketWorker
+from worker.container import House
 from worker.kiln.cpu_threads import spin_briefly
-from worker.tickets import TicketWorker
 
 #: steps of niceness between the kiln's threads and all others, which get a quarter of a core that both want
 _BEHIND = 5

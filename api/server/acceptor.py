@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection
 
 from api.server.answers import refusal
 from api.server.client import Client
+from api.server.fair_slots import Shares
 from api.server.requests import Reading, Refused
 from api.server.waiting import Waiting
-from api.shares import Shares
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import time
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from api.shares import Shares
+from api.server.fair_slots import Shares
 from shared.errors import QanvasError
 
 #: bytes a second that a client must send of a body, and take of an answer, once its patience is used up

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from api.server.acceptor import Acceptor
 from api.server.answers import answer
 from api.server.client import Client, Gone
+from api.server.fair_slots import Shares
 from api.server.requests import Reading
 from api.server.threads import Threads
-from api.shares import Shares
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -19,10 +19,10 @@ from bench import load
 from bench.drills import rivals, work
 from bench.subjects import FEW, QanvasSubject
 from cli.embedded import children
-from shared.events import Event
-from shared.jobs.states import Status
+from shared.db.tables import jobs
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs
+from shared.messaging.events import Event
+from shared.states import Status
 from tests.servers import Qanvas
 
 _ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from cli import options
 from cli.outputs import console
 
 if TYPE_CHECKING:
-    from shared.jobs.keys import KeyStore, Scope
+    from shared.accounts.keys import KeyStore, Scope
 
 
 @click.group()
@@ -87,7 +87,7 @@ def open_(yes: bool, data: Path | None) -> None:
 
 
 def _store(data: Path | None) -> KeyStore:
-    from shared.jobs.keys import KeyStore
+    from shared.accounts.keys import KeyStore
 
     database = options.open_database(options.settings_from(data=data))
     database.check_migrated()

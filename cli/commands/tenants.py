@@ -13,7 +13,7 @@ from cli import options
 from cli.outputs import console
 
 if TYPE_CHECKING:
-    from shared.jobs.tenants import Tenants
+    from shared.accounts.tenants import Tenants
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -60,7 +60,7 @@ def set_(name: str, data: Path | None, **given: float | None) -> None:
 @options.data
 def list_(data: Path | None) -> None:
     """The tenants with limits or a weight of their own; what is empty is as the settings say."""
-    from shared.jobs.tenants import SETTABLE
+    from shared.accounts.tenants import SETTABLE
 
     table = Table("tenant", *(limit.replace("_", " ") for limit in SETTABLE), box=None)
     for name, own in _store(data).list():
@@ -82,7 +82,7 @@ def _shown(size: float | None) -> str:
 
 
 def _store(data: Path | None) -> Tenants:
-    from shared.jobs.tenants import Tenants
+    from shared.accounts.tenants import Tenants
 
     settings = options.settings_from(data=data)
     database = options.open_database(settings)

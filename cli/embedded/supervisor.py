@@ -23,9 +23,9 @@ from cli.embedded import valkey
 from cli.embedded.folder import DataFolder
 from cli.embedded.keeper import Child, Keeper
 from cli.signals import undisturbed
-from shared.database import Database
+from shared.accounts.keys import KeyStore
+from shared.db.engine import Database
 from shared.errors import ConfigurationError, Unavailable
-from shared.jobs.keys import KeyStore
 from shared.jobs.leases import Leases
 from shared.settings import SETTINGS, Settings
 

@@ -7,15 +7,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from shared.catalog import bases, builtin, operator
-from shared.catalog.check import InputCheck
-from shared.catalog.entries import from_entry
+from shared.catalog import bases, builtin, operator_file
 from shared.catalog.models import Folder, Model
+from shared.catalog.serialization import from_entry
 from shared.catalog.tasks import TRAININGS
-from shared.catalog.wording import did_you_mean
-from shared.database import Database
+from shared.catalog.trained import TrainedModelRow, TrainedModels
+from shared.db.engine import Database
 from shared.errors import ConfigurationError, FieldError, InvalidInput, NotFound
-from shared.jobs.models import TrainedModelRow, TrainedModels
+from shared.schema.input_check import InputCheck
+from shared.schema.messages import did_you_mean
 from shared.settings import Settings
 
 #: compiled schemas and trained models kept at once
@@ -28,7 +28,7 @@ class Catalog:
     def __init__(self, settings: Settings, database: Database) -> None:
         """Reads the operator's file once. Raises ConfigurationError for its faults."""
         self._fixed: dict[str, Model] = {}
-        own = operator.read(settings.catalog) if settings.catalog is not None else []
+        own = operator_file.read(settings.catalog) if settings.catalog is not None else []
         fakes = builtin.fakes() if settings.fake_models else ()
         for model in chain(own, builtin.starters(), builtin.trainers(), fakes):
             if model.id in self._fixed:

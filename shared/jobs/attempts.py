@@ -13,8 +13,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shared.database import Database
-from shared.jobs.tables import attempts, workers
+from shared.db.engine import Database
+from shared.db.tables import attempts, workers
 
 #: how an attempt may end other than well; one that is handed back does not count
 How = Literal["failed", "canceled", "handed-back", "worker-lost"]

@@ -7,8 +7,8 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shared.jobs.states import Status
-from shared.jobs.tables import ended_badly, jobs, shown_status, status_in, waiting
+from shared.db.tables import ended_badly, jobs, shown_status, status_in, waiting
+from shared.states import Status
 
 _HOW_MANY = sa.func.count()
 

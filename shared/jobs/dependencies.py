@@ -18,12 +18,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shared.chunks import in_chunks
-from shared.database import Database
-from shared.jobs import inserting, transitions
-from shared.jobs.records import Job
-from shared.jobs.shares import Shares
-from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import dependencies, going_on, jobs, ready, status_in, unsettled
+from shared.db import bulk_insert
+from shared.db.engine import Database
+from shared.db.tables import dependencies, going_on, jobs, ready, status_in, unsettled
+from shared.jobs import transitions
+from shared.jobs.entities import Job
+from shared.jobs.scheduling.fair_queueing import Shares
+from shared.states import TERMINAL, Status
 
 #: jobs that one may wait for, and that those of one request may wait for together
 MOST, MOST_IN_ONE_REQUEST = 1000, 10_000
@@ -85,7 +86,7 @@ def enter(connection: Connection, waits: Waits, rows: Sequence[dict[str, Any]], 
     edges = [edge for row in rows for edge in waits.edges.get(row["id"], ())]
     if not edges:
         return []
-    inserting.insert(connection, dependencies, edges)
+    bulk_insert.insert(connection, dependencies, edges)
     tenants = {row["id"]: row["tenant"] for row in rows}
     hopeless: dict[str, list[str]] = {}
     awaited = set()

@@ -12,12 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from shared.database import Database
+from shared.db import bulk_insert
+from shared.db.engine import Database
+from shared.db.tables import jobs, locks, models, outputs, ready, status_in, workers
 from shared.errors import LeaseLost
 from shared.ids import new_id
-from shared.jobs import attempts, caps, claims, inserting, outbox, transitions
+from shared.jobs import attempts, transitions
 from shared.jobs.backoff import Backoff
-from shared.jobs.records import (
+from shared.jobs.entities import (
     TRAINING_QUEUE,
     Ending,
     Failed,
@@ -30,9 +32,10 @@ from shared.jobs.records import (
     Succeeded,
     Worker,
 )
-from shared.jobs.shares import Shares
-from shared.jobs.states import Status
-from shared.jobs.tables import jobs, locks, models, outputs, ready, status_in, workers
+from shared.jobs.scheduling import claims, concurrency_limits
+from shared.jobs.scheduling.fair_queueing import Shares
+from shared.states import Status
+from shared.webhooks import outbox
 
 #: of a worker of which nothing more is known
 _DIED = "died or fell silent"
@@ -61,7 +64,7 @@ class Leases:
         database: Database,
         lease_seconds: float,
         backoff: Backoff | None = None,
-        most: caps.Most = caps.unlimited,
+        most: concurrency_limits.Most = concurrency_limits.unlimited,
     ) -> None:
         """``most``: what a tenant may have running, see ``caps``."""
         self._database = database
@@ -183,7 +186,7 @@ class Leases:
                 entry = {"job_id": row.id, "entry": dict(ending.model.entry), "created_at": now}
                 self._upsert(connection, models, {"tenant": row.tenant, "id": ending.model.id}, entry)
         if named := [output for job in ended.values() for output in job.outputs]:
-            inserting.insert(connection, outputs, list(map(asdict, named)))
+            bulk_insert.insert(connection, outputs, list(map(asdict, named)))
         return ended
 
     def _end(self, connection: Connection, finish: Finish, now: float) -> Row[Any] | None:

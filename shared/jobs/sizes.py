@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shared.jobs.tables import attempts, jobs
+from shared.db.tables import attempts, jobs
 
 #: bytes of JSON after which a page of rows ends, though there may be more; one row is always on it
 MOST_PAGE = 4 << 20

@@ -11,7 +11,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from shared.chunks import in_chunks
-from shared.database import Database
+from shared.db import bulk_insert
+from shared.db.engine import Database
+from shared.db.tables import going_on, jobs, outputs, shown_status
 from shared.errors import (
     Conflict,
     FieldError,
@@ -22,26 +24,16 @@ from shared.errors import (
     OverLimit,
     QanvasError,
 )
+from shared.files import holds
+from shared.files.retention import forget_made, note_inputs, references
 from shared.ids import is_id, new_id
-from shared.jobs import (
-    again,
-    cancels,
-    counting,
-    dependencies,
-    depths,
-    inserting,
-    outbox,
-    positions,
-    reading,
-    sizes,
-    transitions,
-)
-from shared.jobs.admission import Room
-from shared.jobs.kept import forget_made, note_inputs, references
-from shared.jobs.records import Job, NewJob, Output, Page, QueueDepth, Submitted
-from shared.jobs.shares import Lane, Shares
-from shared.jobs.states import TERMINAL, Status
-from shared.jobs.tables import going_on, jobs, outputs, shown_status
+from shared.jobs import cancellation, counting, dependencies, retry, sizes, transitions
+from shared.jobs.entities import Job, NewJob, Output, Page, QueueDepth, Submitted
+from shared.jobs.scheduling import depths, positions
+from shared.jobs.scheduling.admission import Room
+from shared.jobs.scheduling.fair_queueing import Lane, Shares
+from shared.states import TERMINAL, Status
+from shared.webhooks import outbox
 
 _NO_LIMITS: Mapping[str, int] = {}
 
@@ -87,7 +79,7 @@ class JobStore:
             raise refusal
         waits = dependencies.hold(self._database, connection, rows, held)
         named = {row["id"]: references(row["input"]) for row in rows}
-        gone = reading.hold(connection, new, named.values(), waits.found)
+        gone = holds.hold(connection, new, named.values(), waits.found)
         if together and any(gone):
             raise _placed(gone)
         if any(job.idempotency_key is not None for job in new):
@@ -99,7 +91,7 @@ class JobStore:
             ]
             if made := [row for row, refusal in zip(rows, refusals, strict=True) if refusal is None]:
                 self._tag(connection, made)
-                inserting.insert(connection, jobs, made)
+                bulk_insert.insert(connection, jobs, made)
                 note_inputs(connection, {row["id"]: named[row["id"]] for row in made})
             results = [refusal or Submitted(_fresh(row)) for row, refusal in zip(rows, refusals, strict=True)]
         return _entered(connection, waits, rows, results, now)
@@ -203,7 +195,7 @@ class JobStore:
         Raises NotFound, and InvalidTransition when the job has ended already."""
         with self._database.write() as connection:
             _one(connection, job_id, tenant)
-            if moved := cancels.cancel(self._database, connection, [job_id]):
+            if moved := cancellation.cancel(self._database, connection, [job_id]):
                 return transitions.record(moved[0])
             raise InvalidTransition(job_id, _one(connection, job_id, tenant).status, "canceled")
 
@@ -212,12 +204,12 @@ class JobStore:
 
         Several transactions where there are many: each job is canceled with its webhook, or not yet."""
         with self._database.read() as connection:
-            if (ids := cancels.members_going_on(connection, group, tenant)) is None:
+            if (ids := cancellation.members_going_on(connection, group, tenant)) is None:
                 raise NotFound("group", group)
         touched: list[Job] = []
-        for some in in_chunks(ids, cancels.MOST):
+        for some in in_chunks(ids, cancellation.MOST):
             with self._database.write() as connection:
-                rows = cancels.cancel(self._database, connection, some)
+                rows = cancellation.cancel(self._database, connection, some)
             touched += map(transitions.record, rows)
         return touched
 
@@ -244,7 +236,7 @@ class JobStore:
             old = transitions.record(_one(connection, job_id, tenant))
             if not old.is_terminal:
                 raise InvalidTransition(job_id, old.status, "retried before it has ended")
-            [submitted] = self._submit(connection, [again.like(connection, old)], limits, held=[job_id])
+            [submitted] = self._submit(connection, [retry.like(connection, old)], limits, held=[job_id])
             if isinstance(submitted, QanvasError):
                 raise submitted
             mark = sa.update(jobs).where(jobs.c.id == job_id).values(retried_as=submitted.job.id)

@@ -11,11 +11,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Row
 
 from shared.chunks import in_chunks
-from shared.database import Database
-from shared.jobs import outbox
-from shared.jobs.records import Job, Output, Webhook
-from shared.jobs.states import TERMINAL, TRANSITIONS, Status, Transition
-from shared.jobs.tables import jobs, outputs, status_in
+from shared.db.engine import Database
+from shared.db.tables import jobs, outputs, status_in
+from shared.jobs.entities import Job, Output, Webhook
+from shared.states import TERMINAL, TRANSITIONS, Status, Transition
+from shared.webhooks import outbox
 
 #: attempts in one statement
 _TOGETHER = 64

@@ -17,9 +17,9 @@ import pytest
 
 from shared.errors import InvalidInput
 from tests.engines.training import Here, read_pictures
-from worker.engines.training.text import TextTrainer
+from worker.engines.contract.datasets import TextWanted
+from worker.engines.text.trainer import TextTrainer
 from worker.inputs.datasets import read_dataset
-from worker.inputs.wanted import TextWanted
 from worker.media import archives, corpora, datasets
 
 METHODS = {

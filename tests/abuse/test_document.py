@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared.database import Database
-from shared.jobs.keys import KeyStore
+from shared.accounts.keys import KeyStore
+from shared.db.engine import Database
 from shared.settings import Settings
 from tests.servers import Qanvas, free_port, wait_until
 

@@ -18,8 +18,8 @@ import PIL.Image
 import pytest
 
 from shared.errors import JobError
-from shared.jobs.files import FileStore, NewFile
-from shared.jobs.states import Status
+from shared.files.store import FileStore, NewFile
+from shared.states import Status
 from tests.engines.training import Here
 from tests.worker.conftest import Shop, shop
 from worker.inputs.pictures import open_picture

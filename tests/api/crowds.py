@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import psutil
 
-from shared.database import Database
-from shared.jobs.keys import KeyStore
+from shared.accounts.keys import KeyStore
+from shared.db.engine import Database
 from shared.settings import Settings
 from tests.servers import Qanvas, wait_until
 

@@ -12,10 +12,10 @@ from jsonschema_rs import Draft202012Validator
 from werkzeug.test import TestResponse
 
 from api.app import operations
-from api.operations import Operation
-from api.schemas import PROBLEM
+from api.http.operations import Operation
+from api.native.schemas import PROBLEM
 from api.services import Services
-from shared.jobs.records import Failed, Finish, NewOutput, Succeeded, Worker
+from shared.jobs.entities import Failed, Finish, NewOutput, Succeeded, Worker
 
 _PROBLEM = Draft202012Validator(dict(PROBLEM), validate_formats=True)
 

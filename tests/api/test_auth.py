@@ -9,7 +9,7 @@ import pytest
 
 from api.app import create_app, operations
 from api.services import Services
-from shared.jobs.keys import Scope
+from shared.accounts.keys import Scope
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, png
 

@@ -13,7 +13,7 @@ from flask import Flask
 
 from api.app import create_app
 from api.services import Services
-from shared.jobs.records import Worker
+from shared.jobs.entities import Worker
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, faults, png
 from tests.servers import Valkey
@@ -94,7 +94,7 @@ def test_a_healthy_server_says_so(api: Api) -> None:
 def test_a_server_without_redis_is_degraded_and_takes_jobs(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.queue._TIMEOUT", 0.5)  # for which it is waited in the end
+    monkeypatch.setattr("shared.messaging.tickets._TIMEOUT", 0.5)  # for which it is waited in the end
     app = create_app(settings.with_(redis_url="redis://127.0.0.1:1/0"))
     api = Api(app)
     assert api.get("/healthz").status_code == 200
@@ -140,7 +140,7 @@ def test_a_storage_that_hangs_holds_up_no_look_at_the_server(
     api: Api, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging = threading.Event()
-    monkeypatch.setattr("api.readiness._PATIENCE", 0.1)
+    monkeypatch.setattr("api.usecases.readiness._PATIENCE", 0.1)
     monkeypatch.setattr(services.storage, "write", lambda *_: hanging.wait(60))
     for _ in range(3):
         answer = api.get("/readyz")

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from shared.events import Events
+from shared.messaging.events import Events
 from shared.settings import Settings
 from tests.api.crowds import (
     Server,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from api.estimates import seconds_until_start
 from api.services import Services
-from shared.jobs.records import Worker
+from api.usecases.estimates import seconds_until_start
+from shared.jobs.entities import Worker
 from tests.api.helpers import Api, Hand
 from tests.servers import wait_until
-from worker.pace import Pace
+from worker.attempts.slot_time import Pace
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_known_is_null() -> None:
 
 def test_the_pace_follows_what_jobs_take_lately(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("worker.pace.time.monotonic", lambda: now)
+    monkeypatch.setattr("worker.attempts.slot_time.time.monotonic", lambda: now)
     pace = Pace()
     for seconds in (10.0, *[2.0] * 40):
         with pace.measured("default"):

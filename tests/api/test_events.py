@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from api import stream
 from api.app import create_app
+from api.native import event_stream
 from api.services import Services
-from shared import following
+from api.usecases import job_watcher
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, png
 from tests.servers import wait_until
@@ -62,7 +62,7 @@ def test_a_stream_goes_on_after_the_last_event_that_was_seen(hand: Hand, api: Ap
 
 
 def test_events_come_as_they_happen(hand: Hand, api: Api, app: Flask, monkeypatch: Any) -> None:
-    monkeypatch.setattr(following, "_ASK_EVERY", 60.0)  # it is told, and does not look by itself
+    monkeypatch.setattr(job_watcher, "_ASK_EVERY", 60.0)  # it is told, and does not look by itself
     id = api.submit()["id"]
     events = follow(app, id)
     assert next(events)["event"] == "status"
@@ -77,7 +77,7 @@ def test_events_come_as_they_happen(hand: Hand, api: Api, app: Flask, monkeypatc
 
 
 def test_a_canceled_job_ends_its_stream_at_once(api: Api, app: Flask, monkeypatch: Any) -> None:
-    monkeypatch.setattr(following, "_ASK_EVERY", 60.0)
+    monkeypatch.setattr(job_watcher, "_ASK_EVERY", 60.0)
     id = api.submit()["id"]
     events = follow(app, id)
     next(events)
@@ -93,7 +93,7 @@ def test_a_canceled_job_ends_its_stream_at_once(api: Api, app: Flask, monkeypatc
 def test_a_stream_ends_though_nobody_announced_the_end(
     hand: Hand, api: Api, app: Flask, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(following, "_ASK_EVERY", 0.2)
+    monkeypatch.setattr(job_watcher, "_ASK_EVERY", 0.2)
     id = api.submit()["id"]
     events = follow(app, id)
     next(events)
@@ -114,7 +114,7 @@ def test_a_stream_works_without_redis(hand: Hand, api: Api, app: Flask, valkey: 
 
 
 def test_silence_is_broken_by_comments(api: Api, app: Flask, services: Services, monkeypatch: Any) -> None:
-    monkeypatch.setattr(stream, "_COMMENT_EVERY", 0.1)
+    monkeypatch.setattr(event_stream, "_COMMENT_EVERY", 0.1)
     id = api.submit()["id"]
     answer = app.test_client().get(f"/v1/jobs/{id}/events")
     pieces = answer.iter_encoded()

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from api.app import create_app, operations
-from api.operations import Operation
+from api.http.operations import Operation
 from api.services import Services
-from shared.catalog.entries import to_entry
+from shared.accounts.keys import SCOPES, Scope
 from shared.catalog.models import Model, Stored
-from shared.jobs.keys import SCOPES, Scope
-from shared.jobs.records import NewModel
+from shared.catalog.serialization import to_entry
+from shared.jobs.entities import NewModel
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, png
 

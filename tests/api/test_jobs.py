@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from api.services import Services
-from shared.events import STOP
-from shared.listening import Listener
+from shared.messaging.events import STOP
+from shared.messaging.subscriber import Listener
 from tests.api.helpers import Api, Hand, faults, jobs_there, png
 from tests.servers import wait_until
 

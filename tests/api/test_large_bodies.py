@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from api import bodies, body
-from api.desks import Desks
-from api.large_json import MOST_VALUES, Scan
-from api.problems import BadRequest
-from shared.catalog.check import InputCheck
+from api.http import bodies, body_checks
+from api.http.concurrency import Desks
+from api.http.large_json import MOST_VALUES, Scan
+from api.http.problems import BadRequest
 from shared.errors import InvalidInput, TooLarge
+from shared.schema.input_check import InputCheck
 from tests.api.helpers import Api, faults
 from tests.api.test_server import Server
 from tests.servers import Qanvas, Valkey, drill_settings, free_port
@@ -79,8 +79,8 @@ def test_a_large_body_is_read_as_a_small_one_is() -> None:
     ]
     texts += [b'["' + part * 100_000 + b'"]' for part in (b"\\u00e9", b"\\/", b"\\", b"\\x", b"\\u12", b"\n")]
     for text in texts:
-        small = outcome(partial(body.parse, text))
-        assert outcome(partial(body.parse_large, text.decode(), counted(text))) == small, text[:200]
+        small = outcome(partial(body_checks.parse, text))
+        assert outcome(partial(body_checks.parse_large, text.decode(), counted(text))) == small, text[:200]
 
 
 def outcome(read: Callable[[], Any]) -> Any:
@@ -109,7 +109,7 @@ def test_names_given_twice_are_found_in_one_pass() -> None:
     names = ",".join(f'"n{index}":1' for index in range(100_000))
     began = time.monotonic()
     with pytest.raises(BadRequest, match="'n99999' is there twice"):
-        body.parse(f'{{{names},"n99999":2}}'.encode())
+        body_checks.parse(f'{{{names},"n99999":2}}'.encode())
     assert time.monotonic() - began < 5
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.services import Services
-from shared.jobs.keys import Scope
+from shared.accounts.keys import Scope
 from tests.api.helpers import Api, Hand, faults
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from api.limits import Rates
+from api.auth.limits import Rates
 from api.services import Services
 from shared.errors import OverLimit
 from shared.settings import Settings

@@ -12,14 +12,14 @@ import pytest
 
 from api.services import Services
 from shared.catalog.models import Model
-from shared.jobs.records import Job
+from shared.jobs.entities import Job
 from tests.api.helpers import Api, Hand
 from tests.servers import wait_until
-from worker.engines.base import Context, Device, Progress, Result, Work
-from worker.held import Held
-from worker.kiln.firing import Order
+from worker.attempts.held_job import Held
+from worker.attempts.lease_renewal import LeaseKeeper
+from worker.engines.contract.engine import Context, Device, Progress, Result, Work
 from worker.kiln.kiln import Kiln
-from worker.lease import LeaseKeeper
+from worker.kiln.kiln_job import Order
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

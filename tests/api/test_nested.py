@@ -12,10 +12,10 @@ from flask import Flask
 
 from api.services import Services
 from shared.errors import JobError
-from shared.jobs.records import NewModel
+from shared.jobs.entities import NewModel
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, faults, png
-from worker.prepare import Preparer
+from worker.attempts.preparer import Preparer
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

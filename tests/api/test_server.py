@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.database import Database
-from shared.jobs.keys import KeyStore
+from shared.accounts.keys import KeyStore
+from shared.accounts.tenants import Tenants
+from shared.db.engine import Database
 from shared.jobs.store import JobStore
-from shared.jobs.tenants import Tenants
 from shared.settings import Settings
 from tests.databases import emptied
 from tests.servers import Qanvas, Valkey, drill_settings, free_port, wait_until

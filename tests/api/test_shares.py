@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.shares import Shares
+from api.server.fair_slots import Shares
 
 
 def as_many_as_it_gets(shares: Shares, holder: str) -> int:

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from api.services import Services
-from api.sizes import MOST_INPUT, MOST_METADATA
-from shared.catalog.entries import to_entry
+from api.usecases.size_limits import MOST_INPUT, MOST_METADATA
 from shared.catalog.models import Model, Stored
-from shared.compact import json_bytes
+from shared.catalog.serialization import to_entry
 from shared.errors import JobError
-from shared.jobs.records import NewJob, NewModel
+from shared.jobs.entities import NewJob, NewModel
 from shared.jobs.sizes import MOST_PAGE
+from shared.json_text import json_bytes
 from shared.logs import one_line
 from tests.api.helpers import Api, Hand, faults, jobs_there
-from worker.engines.base import Result
-from worker.results import MOST_RESULT, Results
+from worker.attempts.results import MOST_RESULT, Results
+from worker.engines.contract.engine import Result
 
 sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

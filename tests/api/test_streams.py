@@ -9,7 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.jobs.store import JobStore
 from shared.settings import Settings
 from tests.servers import Qanvas, Valkey, free_port, wait_until

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from api.services import Services
-from shared.jobs.files import FileStore
-from shared.jobs.records import TRAINING_QUEUE, Finish
+from shared.files.store import FileStore
+from shared.jobs.entities import TRAINING_QUEUE, Finish
 from tests.api.helpers import Api, Hand, faults, png
 from tests.engines.contexts import Recorder
 from tests.engines.test_train_diffusion import TINY, squares
-from worker.engines.base import Image, Result
-from worker.prepare import Preparer
-from worker.results import Results
+from worker.attempts.preparer import Preparer
+from worker.attempts.results import Results
+from worker.engines.contract.engine import Image, Result
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from api.services import Services
-from shared.jobs.receivers import Shares
-from shared.webhooks import new_secret
+from shared.webhooks.receivers import Shares
+from shared.webhooks.signing import new_secret
 from tests.api.helpers import Api, Hand, faults, jobs_there
 
 URL = "https://example.com/hook"

@@ -11,10 +11,10 @@ import pytest
 from shared.catalog import schemas
 from shared.catalog.bases import PARTS
 from shared.catalog.catalog import Catalog
-from shared.catalog.check import InputCheck
 from shared.catalog.models import Stored
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import InvalidInput
+from shared.schema.input_check import InputCheck
 from shared.settings import Settings
 from tests.catalog.test_catalog import Train, train
 

@@ -11,12 +11,12 @@ import pytest
 
 from shared.catalog import schemas
 from shared.catalog.catalog import Catalog
-from shared.catalog.entries import from_entry, to_entry
 from shared.catalog.models import Builtin, Model, Stored
-from shared.database import Database
+from shared.catalog.serialization import from_entry, to_entry
+from shared.db.engine import Database
 from shared.errors import ConfigurationError, InvalidInput, NotFound
+from shared.jobs.entities import Finish, NewJob, NewModel, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.records import Finish, NewJob, NewModel, Succeeded
 from shared.jobs.store import JobStore
 from shared.settings import Settings
 

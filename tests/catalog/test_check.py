@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.catalog import schemas
-from shared.catalog.check import MAX_FAULTS, InputCheck
 from shared.errors import InvalidInput
+from shared.schema.input_check import MAX_FAULTS, InputCheck
 
 PICTURE = InputCheck(schemas.load("text_to_image"))
 TEXT = InputCheck(schemas.load("text"))

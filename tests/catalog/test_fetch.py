@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import fetch
+from shared.catalog import model_files
 from shared.catalog.builtin import starter_folder, starters
-from shared.catalog.fetch import materialise
 from shared.catalog.hub import download
+from shared.catalog.model_files import materialise
 from shared.catalog.models import Builtin, Folder, Hub, Model, Source, Starter, Stored
 from shared.catalog.weights import PICKLED, check_weights
 from shared.errors import ModelUnavailable
@@ -189,7 +189,7 @@ def test_a_pickle_that_is_named_safetensors_is_refused(
             opened.writestr("archive/data.pkl", content)
         content = archive.getvalue()
     server = LocalHub(PIPELINE | {"vae/weights.safetensors": content})
-    monkeypatch.setattr(fetch, "download", partial(download, endpoint=server.url))
+    monkeypatch.setattr(model_files, "download", partial(download, endpoint=server.url))
     with pytest.raises(
         ModelUnavailable, match=r"vae/weights.safetensors, whatever its name says, is pickled"
     ):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.catalog import operator
-from shared.catalog.check import InputCheck
+from shared.catalog import operator_file
 from shared.catalog.models import Folder, Hub, Model
 from shared.errors import ConfigurationError, InvalidInput
+from shared.schema.input_check import InputCheck
 
 COMMIT = "b261bac6fd2cf515557d5d0707481eafa0485ec2"
 
@@ -17,7 +17,7 @@ COMMIT = "b261bac6fd2cf515557d5d0707481eafa0485ec2"
 def read(tmp_path: Path, text: str) -> list[Model]:
     path = tmp_path / "catalog.toml"
     path.write_text(text)
-    return operator.read(path)
+    return operator_file.read(path)
 
 
 def fault(tmp_path: Path, text: str) -> str:
@@ -113,4 +113,4 @@ def test_a_fault_is_named_with_its_place_and_the_cure(tmp_path: Path, text: str,
 
 def test_a_file_that_is_not_there_is_named_with_its_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"absent\.toml cannot be read: .* QANVAS_CATALOG"):
-        operator.read(tmp_path / "absent.toml")
+        operator_file.read(tmp_path / "absent.toml")

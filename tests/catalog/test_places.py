@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from shared.catalog import schemas
-from shared.catalog.operator import read
-from shared.catalog.places import changed, misplaced
+from shared.catalog.operator_file import read
 from shared.errors import ConfigurationError
+from shared.schema.marks import changed, misplaced
 
 FILE = {"type": "string", "x-file": "image"}
 SCHEMA = {

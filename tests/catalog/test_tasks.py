@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.catalog import operator, schemas
+from shared.catalog import operator_file, schemas
 from shared.catalog.catalog import Catalog
-from shared.catalog.entries import from_entry, to_entry
 from shared.catalog.models import Folder, Hub, Model, Stored
-from shared.database import Database
+from shared.catalog.serialization import from_entry, to_entry
+from shared.db.engine import Database
 from shared.errors import ConfigurationError, InvalidInput
 from shared.settings import Settings
 
@@ -39,7 +39,7 @@ controlnet = { hub = "someone/edges" }
 
 def read(tmp_path: Path, text: str) -> list[Model]:
     (tmp_path / "catalog.toml").write_text(text)
-    return operator.read(tmp_path / "catalog.toml")
+    return operator_file.read(tmp_path / "catalog.toml")
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from cli.main import main
-from shared.database import Database
-from shared.jobs.keys import KeyStore
+from shared.accounts.keys import KeyStore
+from shared.db.engine import Database
 from shared.settings import PREFIX
 
 ROOT = Path(__file__).parents[2]

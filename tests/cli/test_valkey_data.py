@@ -14,9 +14,9 @@ import pytest
 from cli.embedded import valkey
 from cli.embedded.folder import DataFolder
 from cli.embedded.keeper import Keeper
-from shared.events import Events
-from shared.queue import Tickets, queue_name
-from shared.redis import connect
+from shared.messaging.client import connect
+from shared.messaging.events import Events
+from shared.messaging.tickets import Tickets, queue_name
 from shared.settings import Settings
 from tests.servers import wait_until
 
@@ -215,7 +215,7 @@ def test_every_key_but_tickets_expires_and_tickets_are_bounded(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings.from_env({"QANVAS_DATA": str(tmp_path), "QANVAS_REDIS_URL": redis_url})
-    monkeypatch.setattr("shared.queue.MOST_TICKETS", 700)
+    monkeypatch.setattr("shared.messaging.tickets.MOST_TICKETS", 700)
     client = connect(redis_url, timeout=5)
     tickets, events = Tickets(settings), Events(redis_url)
     try:

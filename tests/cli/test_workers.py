@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from cli import workers
 from cli.commands.up import up
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import ConfigurationError
 from shared.jobs.leases import Leases
 from shared.settings import Settings

@@ -12,17 +12,17 @@ import numpy as np
 import PIL.Image
 import sqlalchemy as sa
 
-from shared.database import Database
-from shared.jobs import tables
-from shared.jobs.states import TERMINAL
+from shared.db import tables
+from shared.db.engine import Database
 from shared.settings import Settings
+from shared.states import TERMINAL
 from shared.storage import Storage
 from shared.storage.factory import open_storage
 from tests.drills.history import History, Row, proven
 from tests.drills.orders import Order
 from tests.engines.contexts import Recorder
-from worker.engines.base import Image, Work
-from worker.engines.fake import FakeEngine, Pixels
+from worker.engines.contract.engine import Image, Work
+from worker.engines.fake.engine import FakeEngine, Pixels
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from shared.database import Database
+from shared.db.engine import Database
 from tests.drills.audit import Findings, audit, unfinished
 from tests.drills.clients import Clients
 from tests.drills.faults import impossible, inject

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shared.jobs.states import TERMINAL
-from shared.jobs.tables import attempts
+from shared.db.tables import attempts
+from shared.states import TERMINAL
 from tests.drills.orders import Order
 
 Row = sa.Row[tuple[object, ...]]

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import sqlalchemy as sa
 
-from shared.database import Database
-from shared.exits import START_AGAIN
+from shared.db.engine import Database
+from shared.exit_codes import START_AGAIN
 from shared.settings import Settings
 from tests.disks import Disk, mountable, small_disk
 from tests.servers import Postgres, Qanvas, Valkey, free_port, wait_until

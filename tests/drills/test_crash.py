@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import Unavailable
 from shared.jobs.leases import Leases
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
+from shared.states import Status
 from tests.jobs.factory import submit
 from tests.servers import Postgres
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.database import Database
-from shared.events import Events
+from shared.db.engine import Database
 from shared.jobs.attempts import Attempts
 from shared.jobs.store import JobStore
+from shared.messaging.events import Events
 from tests.drills.audit import audit, unfinished
 from tests.drills.clients import Clients
 from tests.drills.orders import Order, orders

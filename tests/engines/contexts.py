@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worker.engines.base import Call, Device, Image, Progress, Stopped, StopReason, Value
+from worker.engines.contract.engine import Call, Device, Image, Progress, Stopped, StopReason, Value
 
 
 @dataclass

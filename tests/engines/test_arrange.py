@@ -12,10 +12,10 @@ import torch
 from tests.engines import pipelines
 from tests.engines.test_tasks import SIZE, difference, load, pixels
 from tests.kiln.studio import Studio
-from worker.engines.arrange import arrange
-from worker.engines.base import Context, Device, Image, Result, Work
-from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
-from worker.engines.sharing.buckets import bucket, fillers
+from worker.engines.batching.buckets import bucket, fillers
+from worker.engines.contract.engine import Context, Device, Image, Result, Work
+from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
+from worker.engines.placement.layout import arrange
 from worker.kiln.costs import Costs
 
 

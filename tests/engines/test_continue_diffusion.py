@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from shared.catalog import schemas
-from shared.catalog.check import InputCheck
 from shared.errors import InvalidInput
+from shared.schema.input_check import InputCheck
 from tests.engines.contexts import Recorder
 from tests.engines.test_train_diffusion import one_thread, squares, weights, work
 from tests.engines.training import train
-from worker.engines.base import Image, Result, Stopped, StopReason, Work
-from worker.engines.training.diffusion import DiffusionTrainer
+from worker.engines.contract.engine import Image, Result, Stopped, StopReason, Work
+from worker.engines.diffusion.training.trainer import DiffusionTrainer
 
 #: it trains, and makes what is trained on
 pytestmark = pytest.mark.slow

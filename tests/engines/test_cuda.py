@@ -14,11 +14,11 @@ from tests.engines import pipelines, test_tasks
 from tests.engines.test_arrange import Loaded, channels_are_last
 from tests.engines.test_tasks import SIZE, difference, pixels
 from tests.kiln.studio import Studio
-from worker.engines.base import Image
-from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
+from worker.engines.contract.engine import Image
+from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
+from worker.kiln.cost_profile import Profiles
 from worker.kiln.devices import describe, each_device, find_device, memory_budget, release_memory
 from worker.kiln.meter import peak_memory
-from worker.kiln.profiles import Profiles
 
 pytestmark = [
     pytest.mark.gpu,

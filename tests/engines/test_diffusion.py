@@ -16,9 +16,9 @@ from shared.catalog.models import Folder, Model
 from shared.errors import JobError, ModelUnavailable
 from tests.engines import pipelines
 from tests.engines.contexts import Recorder
-from worker.engines.base import Device, Image, Progress, Stopped, Work
-from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
-from worker.engines.own import own_copy
+from worker.engines.contract.engine import Device, Image, Progress, Stopped, Work
+from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
+from worker.engines.diffusion.job_pipeline import own_copy
 
 SCHEMA = {
     "properties": {

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from shared.errors import JobError, OutOfMemory
 from tests.engines.contexts import Recorder
-from worker.engines.base import Image, Progress, Stopped, StopReason, Work
-from worker.engines.fake import FakeEngine
+from worker.engines.contract.engine import Image, Progress, Stopped, StopReason, Work
+from worker.engines.fake.engine import FakeEngine
 
 
 def work(**changes: Any) -> Work:

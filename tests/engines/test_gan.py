@@ -15,9 +15,9 @@ import starters
 from shared.catalog.models import Folder, Model
 from shared.errors import InvalidInput, ModelUnavailable
 from tests.engines.contexts import Recorder
-from worker.engines.base import Device, Image, Stopped, Work
-from worker.engines.gan import GanEngine, write_generator
-from worker.engines.gan_nets import Discriminator, Generator, Shape
+from worker.engines.contract.engine import Device, Image, Stopped, Work
+from worker.engines.gan.engine import GanEngine, write_generator
+from worker.engines.gan.networks import Discriminator, Generator, Shape
 
 STARTER = Path(starters.__path__[0]) / "gan"
 

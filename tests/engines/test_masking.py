@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tests.engines import pipelines
 from tests.engines.contexts import Recorder
 from tests.engines.test_tasks import SIZE, left_half, load, picture
-from worker.engines.base import Image, Progress, Work
-from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
-from worker.engines.masking import needs_hold
+from worker.engines.contract.engine import Image, Progress, Work
+from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
+from worker.engines.diffusion.masking import needs_hold
 
 
 @pytest.fixture(scope="module")

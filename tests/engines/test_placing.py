@@ -18,11 +18,11 @@ from tests.engines.contexts import Recorder
 from tests.engines.test_arrange import Loaded
 from tests.engines.test_tasks import SIZE, difference, left_half, load, picture, pixels
 from tests.kiln.studio import Studio
-from worker.engines.base import Call, Image
-from worker.engines.diffusion import LoadedPipeline
+from worker.engines.batching.patches import install, taking_part
+from worker.engines.contract.engine import Call, Image
+from worker.engines.diffusion.engine import LoadedPipeline
 from worker.engines.memory import module_bytes
-from worker.engines.placing import Stage, choose
-from worker.engines.sharing.points import install, taking_part
+from worker.engines.placement.offload import Stage, choose
 
 JOBS = [
     {

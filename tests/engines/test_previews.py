@@ -15,9 +15,9 @@ from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline, QwenImagePip
 from torch.nn.functional import avg_pool2d
 
 from shared.catalog.builtin import starter_folder
-from worker.engines import previews
 from worker.engines.allowance import Allowance
-from worker.engines.previews import Pace, Previewer, fit
+from worker.engines.diffusion import previews
+from worker.engines.diffusion.previews import Pace, Previewer, fit
 
 
 class Pooling(torch.nn.Module):

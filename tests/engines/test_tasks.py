@@ -24,8 +24,8 @@ from shared.catalog.models import Folder, Model
 from shared.errors import JobError, ModelUnavailable
 from tests.engines import additions, pipelines
 from tests.engines.contexts import Recorder
-from worker.engines.base import Device, Image, Progress, Work
-from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
+from worker.engines.contract.engine import Device, Image, Progress, Work
+from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
 from worker.engines.memory import module_bytes
 
 Pixels = NDArray[np.uint8]

@@ -14,8 +14,8 @@ import starters
 from shared.catalog.models import Folder, Model
 from shared.errors import InvalidInput, ModelUnavailable
 from tests.engines.contexts import Recorder
-from worker.engines.base import Device, Stopped, Work
-from worker.engines.text import Detokenizer, Loaded, TextEngine, read_prompt
+from worker.engines.contract.engine import Device, Stopped, Work
+from worker.engines.text.engine import Detokenizer, Loaded, TextEngine, read_prompt
 
 STARTER = Path(starters.__path__[0]) / "text"
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())

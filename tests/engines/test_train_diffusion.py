@@ -20,13 +20,13 @@ from PIL import Image as Pillow
 from safetensors.torch import load_file
 
 from shared.catalog import schemas
-from shared.catalog.check import InputCheck
 from shared.errors import InvalidInput, JobError
+from shared.schema.input_check import InputCheck
 from tests.engines.contexts import Recorder
 from tests.engines.training import read_pictures, train
-from worker.engines.base import File, Image, Result, Stopped, StopReason, Work
-from worker.engines.training.common import Budget, Keeper, Loop
-from worker.engines.training.diffusion import DiffusionTrainer
+from worker.engines.contract.engine import File, Image, Result, Stopped, StopReason, Work
+from worker.engines.diffusion.training.trainer import DiffusionTrainer
+from worker.engines.training.loop import Budget, Keeper, Loop
 from worker.media import datasets as reading
 
 TINY: dict[str, Any] = {

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from shared.errors import InvalidInput
 from tests.engines.contexts import Recorder
 from tests.engines.training import train
-from worker.engines.base import File, Result, Stopped, StopReason, Work
-from worker.engines.gan import GanEngine, read_generator
+from worker.engines.contract.engine import File, Result, Stopped, StopReason, Work
+from worker.engines.gan.engine import GanEngine, read_generator
+from worker.engines.gan.trainer import GanTrainer
 from worker.engines.training.augment import augment
-from worker.engines.training.gan import GanTrainer
-from worker.engines.training.history import MARGIN
+from worker.engines.training.sample_grid import MARGIN
 
 TINY = {"image_size": 16, "batch": 8, "width": 8, "latent": 8, "loss": "logistic", "r1": 1.0}
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}

@@ -15,9 +15,9 @@ from shared.catalog.models import Builtin, Model
 from shared.errors import InvalidInput
 from tests.engines.contexts import Recorder
 from tests.engines.training import train
-from worker.engines.base import Device, File, Result, Stopped, StopReason, Work
-from worker.engines.text import TextEngine
-from worker.engines.training.text import TextTrainer
+from worker.engines.contract.engine import Device, File, Result, Stopped, StopReason, Work
+from worker.engines.text.engine import TextEngine
+from worker.engines.text.trainer import TextTrainer
 from worker.media.corpora import documents
 
 DOCUMENTS = [

@@ -17,11 +17,11 @@ from shared.catalog.models import Folder, Model
 from shared.errors import ModelUnavailable
 from tests.engines import pipelines
 from tests.engines.additions import save_controlnet, save_lora
-from worker.engines.base import Device
-from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
-from worker.engines.gan import GanEngine, write_generator
-from worker.engines.gan_nets import Generator, Shape
-from worker.engines.text import TextEngine
+from worker.engines.contract.engine import Device
+from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
+from worker.engines.gan.engine import GanEngine, write_generator
+from worker.engines.gan.networks import Generator, Shape
+from worker.engines.text.engine import TextEngine
 
 Tensors = dict[str, torch.Tensor]
 

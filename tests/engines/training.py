@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.engines.contexts import Recorder
-from worker.engines.base import Result, Trainer, Work
+from worker.engines.contract.datasets import PicturesWanted
+from worker.engines.contract.engine import Result, Trainer, Work
 from worker.inputs.datasets import Pictures, read_dataset
-from worker.inputs.wanted import PicturesWanted
 from worker.media.limits import Limits
 from worker.media.tasks import TASKS
 from worker.media.wire import Files

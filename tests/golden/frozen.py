@@ -17,11 +17,11 @@ import click
 import sqlalchemy as sa
 
 from api.app import create_app
-from api.present import model as as_json
+from api.native.serialization import model as as_json
 from cli.main import qanvas as command_line
 from cli.settings_page import page
 from shared.catalog.catalog import Catalog
-from shared.database import Database
+from shared.db.engine import Database
 from shared.settings import Settings
 
 FOLDER = Path(__file__).parent

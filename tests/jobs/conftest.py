@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.jobs.records import Job, NewJob, NewOutput, Submitted
+from shared.jobs.entities import Job, NewJob, NewOutput, Submitted
 from shared.jobs.store import JobStore
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from shared.database import Database
+from shared.db.engine import Database
 from tests.servers import wait_until
 
 Answer = TypeVar("Answer")

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from shared.database import Database
+from shared.db.engine import Database
 
 Sent = tuple[str, Any]
 

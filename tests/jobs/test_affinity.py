@@ -5,14 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs.affinity import (
-    OVERTAKE_SECONDS,
-    OVERTAKES,
-    WINDOW,
-    Candidate,
-    Clock,
-    choose,
-)
+from shared.jobs.scheduling.affinity import OVERTAKE_SECONDS, OVERTAKES, WINDOW, Candidate, Clock, choose
 
 #: seconds between two claims
 PACE = 3.0

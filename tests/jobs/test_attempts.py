@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import LeaseLost
 from shared.jobs.attempts import Attempt, Attempts
-from shared.jobs.leases import Leases
-from shared.jobs.records import (
+from shared.jobs.entities import (
     Ending,
     Failed,
     Finish,
@@ -18,8 +17,9 @@ from shared.jobs.records import (
     Succeeded,
     Worker,
 )
-from shared.jobs.states import Status
+from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
+from shared.states import Status
 from tests.jobs.factory import submit
 
 PASSING = Failed(type="out-of-memory", message="too big", retryable=True, traceback="secret")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.jobs.batching import Combiner
+from shared.db.group_commit import Combiner
 from tests.servers import wait_until
 
 

@@ -8,14 +8,14 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
-from shared.jobs import caps, claims
-from shared.jobs.affinity import WINDOW
-from shared.jobs.caps import Caps
+from shared.db.engine import Database
+from shared.db.tables import jobs
+from shared.jobs.entities import Failed, Finish, HandedBack, Job, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.records import Failed, Finish, HandedBack, Job, Succeeded
+from shared.jobs.scheduling import claims, concurrency_limits
+from shared.jobs.scheduling.affinity import WINDOW
+from shared.jobs.scheduling.concurrency_limits import Caps
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs
 from tests.jobs import plans
 from tests.jobs.factory import new_job, submit
 from tests.jobs.test_claims import statements
@@ -327,5 +327,5 @@ def test_sqlite_counts_what_runs_and_no_more_whichever_index_was_built_last(
 def test_no_limit_costs_a_claim_nothing(database: Database, store: JobStore) -> None:
     queue_up(store, "ab")
     with plans.sent(database) as found:
-        claim(Leases(database, 30, most=caps.unlimited))
+        claim(Leases(database, 30, most=concurrency_limits.unlimited))
     assert not any("running' AND" in text or "advisory" in text for text, _ in found)

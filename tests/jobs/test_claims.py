@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
-from shared.jobs import claims
-from shared.jobs.affinity import OVERTAKE_SECONDS, OVERTAKES, WINDOW
+from shared.db.engine import Database
+from shared.db.tables import clocks, jobs
+from shared.jobs.entities import Job
 from shared.jobs.leases import Leases
-from shared.jobs.records import Job
-from shared.jobs.states import Status
+from shared.jobs.scheduling import claims
+from shared.jobs.scheduling.affinity import OVERTAKE_SECONDS, OVERTAKES, WINDOW
 from shared.jobs.store import JobStore
-from shared.jobs.tables import clocks, jobs
+from shared.states import Status
 from tests.jobs import plans
 from tests.jobs.factory import new_job, submit
 

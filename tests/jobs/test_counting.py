@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
-from shared.jobs.states import Status
+from shared.db.engine import Database
+from shared.db.tables import jobs
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs
+from shared.states import Status
 from tests.jobs import plans
 from tests.jobs.factory import new_job, submit
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
+from shared.db.engine import Database
+from shared.db.tables import deliveries, jobs
 from shared.jobs.dependencies import Dependencies
+from shared.jobs.entities import Finish, Job, Submitted, Succeeded, Webhook
 from shared.jobs.leases import Leases
-from shared.jobs.outbox import Outbox
-from shared.jobs.records import Finish, Job, Submitted, Succeeded, Webhook
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.jobs.tables import deliveries, jobs
-from shared.webhooks import ENDINGS
+from shared.states import Status
+from shared.webhooks.outbox import Outbox
+from shared.webhooks.signing import ENDINGS
 from tests.jobs.factory import new_job, submit
 from tests.jobs.meeting import pause, started, waiting
 from tests.servers import wait_until

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
+from shared.db import tables
+from shared.db.engine import Database
 from shared.errors import Conflict
-from shared.jobs import tables
 from shared.jobs.dependencies import Dependencies
+from shared.jobs.entities import Ending, Failed, Finish, Job, Submitted, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.records import Ending, Failed, Finish, Job, Submitted, Succeeded
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
+from shared.states import Status
 from tests.jobs.factory import new_job, new_output, submit
 
 FAILURE = Failed(type="internal", message="broke")

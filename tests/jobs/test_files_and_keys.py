@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from shared.database import Database
+from shared.accounts.keys import KeyStore
+from shared.db.engine import Database
+from shared.db.tables import keys
 from shared.errors import InvalidInput, NotFound
+from shared.files.retention import references
+from shared.files.store import FileStore, NewFile
 from shared.ids import new_id
-from shared.jobs.files import FileStore, NewFile
-from shared.jobs.kept import references
-from shared.jobs.keys import KeyStore
-from shared.jobs.tables import keys
 
 
 def new_file(tenant: str = "default", purpose: str = "dataset") -> NewFile:

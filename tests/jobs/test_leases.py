@@ -8,12 +8,11 @@ from collections import Counter
 
 import pytest
 
-from shared.database import Database
+from shared.catalog.trained import TrainedModels
+from shared.db.engine import Database
 from shared.errors import LeaseLost
 from shared.jobs.backoff import Backoff
-from shared.jobs.leases import Leases
-from shared.jobs.models import TrainedModels
-from shared.jobs.records import (
+from shared.jobs.entities import (
     Failed,
     Finish,
     HandedBack,
@@ -23,8 +22,9 @@ from shared.jobs.records import (
     Succeeded,
     Worker,
 )
-from shared.jobs.states import Status
+from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
+from shared.states import Status
 from tests.jobs.factory import new_job, new_output, submit
 from tests.servers import wait_until
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
+from shared.db.engine import Database
+from shared.db.tables import jobs
 from shared.errors import Conflict
 from shared.ids import new_id
+from shared.jobs.dead_letters import DeadLetters, Filter
 from shared.jobs.dependencies import Dependencies
+from shared.jobs.entities import Failed, Finish, Job, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.letters import DeadLetters, Filter
-from shared.jobs.records import Failed, Finish, Job, Succeeded
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs
+from shared.states import Status
 from tests.jobs import plans
 from tests.jobs.factory import submit
 

@@ -11,10 +11,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from shared.database import Database
+from shared.accounts.keys import KeyStore
+from shared.db.engine import Database
+from shared.db.tables import metadata
 from shared.errors import ConfigurationError, Unavailable
-from shared.jobs.keys import KeyStore
-from shared.jobs.tables import metadata
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ def test_a_database_whose_keys_were_all_revoked_goes_on_asking_for_one(tmp_path:
 
 def _at_revision(path: Path, revision: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "shared/jobs/migrations"))
+    config.set_main_option("script_location", str(ROOT / "shared/db/migrations"))
     with sa.create_engine(f"sqlite:///{path}").begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared import webhooks
-from shared.database import Database
+from shared.db.engine import Database
+from shared.db.tables import deliveries
 from shared.errors import InvalidInput, NotFound
+from shared.jobs.entities import Failed, Finish, Job, Succeeded, Webhook
 from shared.jobs.leases import Leases
-from shared.jobs.outbox import Delivery, Outbox
-from shared.jobs.receivers import Receiver, Shares
-from shared.jobs.records import Failed, Finish, Job, Succeeded, Webhook
 from shared.jobs.store import JobStore
-from shared.jobs.tables import deliveries
-from shared.webhooks import ENDINGS, EVENTS
+from shared.webhooks import signing
+from shared.webhooks.outbox import Delivery, Outbox
+from shared.webhooks.receivers import Receiver, Shares
+from shared.webhooks.signing import ENDINGS, EVENTS
 from tests.jobs.factory import new_output, submit
 from tests.jobs.plans import analyze, plan, sent
 
@@ -169,9 +169,9 @@ def test_what_failed_is_tried_after_growing_waits_and_given_up_after_a_day(
 def test_the_waits_of_one_day_are_growing_and_spread() -> None:
     nominal = [5.0 * 3**n for n in range(7)]
     for tries, wait in enumerate(nominal, 1):
-        drawn = [webhooks.wait_after(tries) for _ in range(50)]
+        drawn = [signing.wait_after(tries) for _ in range(50)]
         assert all(0.75 * wait <= one <= 1.25 * wait for one in drawn) and len(set(drawn)) > 1
-    assert webhooks.wait_after(1000) <= 1.25 * 7200
+    assert signing.wait_after(1000) <= 1.25 * 7200
 
 
 def test_one_host_gets_no_more_than_its_share(store: JobStore, outbox: Outbox, database: Database) -> None:
@@ -302,7 +302,7 @@ def test_what_is_on_its_way_and_what_was_given_up_is_counted_by_small_indexes(
 
 def test_a_tenant_has_one_secret_of_its_own(outbox: Outbox, database: Database) -> None:
     first = outbox.secret("one")
-    assert first.startswith("whsec_") and len(webhooks.key_of(first)) == 32
+    assert first.startswith("whsec_") and len(signing.key_of(first)) == 32
     assert Outbox(database).secret("one") == first != outbox.secret("two")
 
 
@@ -318,4 +318,4 @@ def test_a_tenant_has_one_secret_of_its_own(outbox: Outbox, database: Database) 
 )
 def test_a_secret_of_another_form_is_refused_with_what_it_must_be(secret: str) -> None:
     with pytest.raises(InvalidInput, match="whsec_ and the base64 of 24 to 64"):
-        webhooks.key_of(secret)
+        signing.key_of(secret)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import InvalidInput, NotFound
-from shared.jobs.files import JOB_INPUT, FileRecord, FileStore, NewFile
-from shared.jobs.kept import Kept
+from shared.files.retention import Kept
+from shared.files.store import JOB_INPUT, FileRecord, FileStore, NewFile
+from shared.jobs.entities import Finish, Job, NewJob, Read, Submitted, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.records import Finish, Job, NewJob, Read, Submitted, Succeeded
 from shared.jobs.store import JobStore
 from tests.jobs.factory import new_job, new_output, submit
 from tests.jobs.meeting import pause, started, waiting

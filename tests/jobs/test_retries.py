@@ -6,12 +6,12 @@ import statistics
 
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.jobs.backoff import Backoff
+from shared.jobs.entities import Failed, Finish, HandedBack, Job
 from shared.jobs.leases import Leases
-from shared.jobs.records import Failed, Finish, HandedBack, Job
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
+from shared.states import Status
 from tests.jobs.factory import submit
 from tests.servers import wait_until
 

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from shared.database import Database
+from shared.accounts.tenants import Tenants
+from shared.db.engine import Database
+from shared.db.tables import jobs, tenants
+from shared.jobs.entities import Submitted
 from shared.jobs.leases import Leases
-from shared.jobs.records import Submitted
 from shared.jobs.store import JobStore
-from shared.jobs.tables import jobs, tenants
-from shared.jobs.tenants import Tenants
 from shared.settings import Settings
 from tests.jobs.factory import new_job, submit
 

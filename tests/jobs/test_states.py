@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.jobs.states import TERMINAL, TRANSITIONS, Status
+from shared.states import TERMINAL, TRANSITIONS, Status
 
 
 def test_nothing_leaves_a_terminal_state() -> None:

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from shared.database import Database
+from shared.accounts.tenants import Limits, Tenants
+from shared.db.engine import Database
 from shared.errors import InvalidInput, NotFound, OverLimit
-from shared.jobs.files import FileStore
-from shared.jobs.records import Submitted
+from shared.files.store import FileStore
+from shared.jobs.entities import Submitted
 from shared.jobs.store import JobStore
-from shared.jobs.tenants import Limits, Tenants
 from shared.settings import Settings
 from tests.jobs.factory import new_job, submit
 from tests.jobs.test_files_and_keys import new_file

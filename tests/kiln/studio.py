@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.catalog.models import Builtin, Model
-from worker.engines.base import Context, Device, Engine, Progress, Result, Work
-from worker.kiln.firing import Firing, Order, Outcome
+from worker.engines.contract.engine import Context, Device, Engine, Progress, Result, Work
 from worker.kiln.kiln import Kiln
+from worker.kiln.kiln_job import Firing, Order, Outcome
 
 
 class Quiet:

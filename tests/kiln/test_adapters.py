@@ -12,9 +12,9 @@ from tests.engines import additions, pipelines
 from tests.engines.test_arrange import Loaded
 from tests.engines.test_tasks import SIZE, difference, load, pixels
 from tests.kiln.studio import Studio
-from worker.engines.base import Image
-from worker.engines.diffusion import LoadedPipeline
-from worker.kiln.firing import Outcome
+from worker.engines.contract.engine import Image
+from worker.engines.diffusion.engine import LoadedPipeline
+from worker.kiln.kiln_job import Outcome
 
 STEPS = 4
 

@@ -17,9 +17,9 @@ from shared.errors import OutOfMemory
 from tests.engines import pipelines
 from tests.engines.test_tasks import load
 from tests.kiln.studio import Studio
-from worker.engines.base import Context, Device, Result, Work
-from worker.engines.placing import parts_of
-from worker.engines.sharing.points import install, removed, taking_part
+from worker.engines.batching.patches import install, removed, taking_part
+from worker.engines.contract.engine import Context, Device, Result, Work
+from worker.engines.placement.offload import parts_of
 from worker.kiln.cpu_threads import spin_briefly
 
 

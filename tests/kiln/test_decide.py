@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from worker.kiln.costs import Costs
-from worker.kiln.decide import BACKGROUND_SHARE, Candidate, Spent, Waiting, next_turn
+from worker.kiln.policy import BACKGROUND_SHARE, Candidate, Spent, Waiting, next_turn
 
 STEP = Waiting("step")
 

@@ -15,11 +15,20 @@ import pytest
 
 from shared.catalog.models import Builtin, Model
 from shared.errors import JobError, OutOfMemory, QanvasError
-from worker.engines.base import Context, Device, Image, Progress, Result, Stopped, StopReason, Work
+from worker.engines.contract.engine import (
+    Context,
+    Device,
+    Image,
+    Progress,
+    Result,
+    Stopped,
+    StopReason,
+    Work,
+)
 from worker.kiln import scheduler
-from worker.kiln.decide import next_turn
-from worker.kiln.firing import Checkpoint, Firing, Order, Outcome, Preview
 from worker.kiln.kiln import Kiln
+from worker.kiln.kiln_job import Checkpoint, Firing, Order, Outcome, Preview
+from worker.kiln.policy import next_turn
 
 Body = Callable[[Work, Context], Result]
 

@@ -16,8 +16,8 @@ import torch
 from shared.catalog.models import Model
 from tests.kiln.studio import Studio
 from tests.kiln.test_sharing import drawing, picture
-from worker.engines.base import Context, Device, Result, Stopped, StopReason, Work
-from worker.engines.fake import FakeEngine
+from worker.engines.contract.engine import Context, Device, Result, Stopped, StopReason, Work
+from worker.engines.fake.engine import FakeEngine
 from worker.kiln.loading import DefaultFormats, Turns
 
 

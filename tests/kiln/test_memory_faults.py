@@ -15,10 +15,10 @@ from tests.engines import pipelines
 from tests.engines.test_arrange import Loaded
 from tests.engines.test_tasks import Pixels, difference, load, pixels
 from tests.kiln.studio import Studio
-from worker.engines.base import Image
-from worker.engines.diffusion import LoadedPipeline
-from worker.engines.fake import FakeEngine
-from worker.kiln.firing import Outcome
+from worker.engines.contract.engine import Image
+from worker.engines.diffusion.engine import LoadedPipeline
+from worker.engines.fake.engine import FakeEngine
+from worker.kiln.kiln_job import Outcome
 
 #: each guided picture takes two
 MOST_ROWS = 4

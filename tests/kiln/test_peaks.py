@@ -11,10 +11,10 @@ import torch
 
 from shared.catalog.models import Model
 from tests.kiln.studio import Studio
-from worker.engines.base import Call, Context, Device, Result, Work
+from worker.engines.contract.engine import Call, Context, Device, Result, Work
+from worker.kiln.cost_profile import Profiles
 from worker.kiln.counter import Counter
 from worker.kiln.peaks import Peaks
-from worker.kiln.profiles import Profiles
 
 #: bytes that a row takes, and that the model's weights do
 ROW, WEIGHTS = 1 << 20, 10 << 20

@@ -18,10 +18,10 @@ from shared.catalog.models import Model
 from tests.engines.contexts import Recorder
 from tests.kiln.studio import Studio
 from tests.kiln.zoo import ZOO, Species
-from worker.engines.base import Call, Context, Device, Result, Stopped, StopReason, Work
-from worker.engines.resume import Checkpoints
-from worker.engines.sharing.points import install, taking_part
-from worker.kiln.firing import Outcome
+from worker.engines.batching.patches import install, taking_part
+from worker.engines.contract.engine import Call, Context, Device, Result, Stopped, StopReason, Work
+from worker.engines.diffusion.resume import Checkpoints
+from worker.kiln.kiln_job import Outcome
 
 #: how far results may differ when a forward is shared
 LATENTS, PIXELS = 1e-3, 1

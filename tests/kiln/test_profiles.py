@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.kiln.profiles import Profiles
+from worker.kiln.cost_profile import Profiles
 
 STEP_BOUND, COMPUTE_BOUND = {1: 1.0, 2: 1.1, 4: 1.3, 8: 1.7}, {1: 1.0, 2: 1.95, 4: 3.9, 8: 7.9}
 

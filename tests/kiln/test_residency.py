@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.kiln.residency import Residency
+from worker.kiln.model_cache import Residency
 
 
 def loaded(residency: Residency, *sizes: int) -> list[str]:

@@ -12,9 +12,9 @@ import pytest
 from shared.errors import JobError, OutOfMemory
 from tests.engines.contexts import Recorder
 from tests.kiln.studio import Studio
-from worker.engines.base import Call, Context, Image, Result, Stopped, StopReason, Work
-from worker.engines.fake import FakeEngine
-from worker.kiln.firing import Outcome
+from worker.engines.contract.engine import Call, Context, Image, Result, Stopped, StopReason, Work
+from worker.engines.fake.engine import FakeEngine
+from worker.kiln.kiln_job import Outcome
 
 
 def drawing(seed: int, **given: Any) -> dict[str, Any]:

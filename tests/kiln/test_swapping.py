@@ -13,10 +13,10 @@ from shared.catalog.models import Model
 from tests.engines import pipelines
 from tests.engines.test_tasks import Pixels
 from tests.kiln.studio import Studio
-from worker.engines.base import Device, Image
-from worker.engines.diffusion import DiffusionEngine, LoadedPipeline
+from worker.engines.contract.engine import Device, Image
+from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
 from worker.engines.memory import module_bytes
-from worker.kiln.profiles import Profiles
+from worker.kiln.cost_profile import Profiles
 
 
 class Counted(DiffusionEngine):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shared.catalog import schemas
-from shared.catalog.check import InputCheck
 from shared.catalog.tasks import TRAININGS
+from shared.schema.input_check import InputCheck
 from starters import make
 from starters.make import RECIPES
 

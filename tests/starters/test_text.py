@@ -10,8 +10,8 @@ import pytest
 import starters
 from shared.catalog.models import Folder, Model
 from tests.engines.contexts import Recorder
-from worker.engines.base import Device, Work
-from worker.engines.text import Loaded, TextEngine
+from worker.engines.contract.engine import Device, Work
+from worker.engines.text.engine import Loaded, TextEngine
 
 FOLDER = Path(starters.__path__[0]) / "text"
 UNKNOWN = "I do not know what that is."

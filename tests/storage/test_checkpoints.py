@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.errors import LeaseLost, Unavailable
+from shared.jobs.entities import Failed, Finish, Job
 from shared.jobs.leases import Leases
-from shared.jobs.records import Failed, Finish, Job
 from shared.jobs.store import JobStore
 from shared.storage import Storage
 from tests.jobs.factory import submit
-from worker.checkpoints import Checkpoints
+from worker.attempts.checkpoints import Checkpoints
 
 #: each kind of database and of storage once
 pytestmark = pytest.mark.parametrize(

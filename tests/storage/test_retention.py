@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
+from shared.db.engine import Database
+from shared.db.tables import job_inputs
 from shared.errors import NotFound
+from shared.files.retention import Kept
+from shared.files.store import FileRecord, FileStore, NewFile
 from shared.ids import new_id
-from shared.jobs.files import FileRecord, FileStore, NewFile
-from shared.jobs.kept import Kept
+from shared.jobs.entities import Finish, Job, NewModel, NewOutput, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.outbox import Outbox
-from shared.jobs.records import Finish, Job, NewModel, NewOutput, Succeeded
 from shared.jobs.store import JobStore
-from shared.jobs.tables import job_inputs
 from shared.settings import Settings
 from shared.storage import Storage
+from shared.webhooks.outbox import Outbox
 from tests.jobs.factory import submit
-from worker.retention import Retention
+from worker.services.retention import Retention
 
 #: hours that are over by the time they are looked at
 AT_ONCE = 1e-9

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.database import Database
+from shared.db.engine import Database
 from shared.settings import Settings
 from shared.storage import Storage
 from shared.storage.factory import open_storage

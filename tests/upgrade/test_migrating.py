@@ -17,16 +17,16 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from shared import revisions
-from shared.database import Database
+from shared.db import revisions
+from shared.db.engine import Database
+from shared.db.tables import metadata, outputs
+from shared.db.upgrading import refuse_beside_workers
 from shared.errors import ConfigurationError
+from shared.jobs.entities import Finish, Succeeded
 from shared.jobs.leases import Leases
-from shared.jobs.records import Finish, Succeeded
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.jobs.tables import metadata, outputs
-from shared.jobs.upgrading import refuse_beside_workers
 from shared.settings import Settings
+from shared.states import Status
 from tests.jobs.factory import new_output, submit
 from tests.servers import Postgres, Qanvas, drill_settings
 
@@ -63,7 +63,7 @@ _WORKER = {
 _DYING = """
 import os, signal, sys
 import sqlalchemy as sa
-from shared.database import Database
+from shared.db.engine import Database
 
 database, left = Database(sys.argv[1]), int(sys.argv[2])
 

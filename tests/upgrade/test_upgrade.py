@@ -19,13 +19,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from standardwebhooks import Webhook
 
-from shared.jobs import tables
+from shared.db import tables
 from tests.engines.contexts import Recorder
 from tests.servers import wait_until
 from tests.upgrade.conftest import PATIENCE, TERMINAL, Opened
 from tests.upgrade.fixture import missing
-from worker.engines.base import Image, Work
-from worker.engines.fake import FakeEngine, Pixels
+from worker.engines.contract.engine import Image, Work
+from worker.engines.fake.engine import FakeEngine, Pixels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.catalog.catalog import Catalog
-from shared.database import Database
-from shared.events import Events
+from shared.db.engine import Database
+from shared.jobs.entities import Job, NewJob, Submitted
 from shared.jobs.leases import Leases
-from shared.jobs.records import Job, NewJob, Submitted
-from shared.jobs.states import Status
 from shared.jobs.store import JobStore
-from shared.queue import Tickets
+from shared.messaging.events import Events
+from shared.messaging.tickets import Tickets
 from shared.settings import Settings
+from shared.states import Status
 from shared.storage import Storage
 from shared.storage.factory import open_storage
 from tests.conftest import borrowed_database

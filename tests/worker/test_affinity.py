@@ -8,8 +8,8 @@ import pytest
 
 from shared.catalog.builtin import starter_folder
 from shared.catalog.catalog import Catalog
-from shared.jobs.records import NewJob
-from shared.jobs.states import Status
+from shared.jobs.entities import NewJob
+from shared.states import Status
 from tests.worker.conftest import Shop
 
 #: jobs for each of the two models

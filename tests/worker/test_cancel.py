@@ -12,16 +12,16 @@ import pytest
 
 from shared.catalog.hub import OnProgress
 from shared.catalog.models import Builtin, Model
-from shared.database import Database
-from shared.events import STOP
-from shared.jobs.records import Worker
-from shared.listening import Listener
+from shared.db.engine import Database
+from shared.jobs.entities import Worker
+from shared.messaging.events import STOP
+from shared.messaging.subscriber import Listener
 from tests.servers import Valkey, wait_until
 from tests.worker.conftest import Shop
-from worker.engines.base import Progress, Stopped, StopReason
-from worker.fetching import Fetches
-from worker.held import Held
-from worker.lease import LeaseKeeper
+from worker.attempts.held_job import Held
+from worker.attempts.lease_renewal import LeaseKeeper
+from worker.engines.contract.engine import Progress, Stopped, StopReason
+from worker.inputs.model_fetcher import Fetches
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -39,7 +39,7 @@ def held(shop: Shop) -> Held:
 @pytest.fixture
 def keeper(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]:
     """One that renews once a minute, so that whatever it hears, it was told."""
-    monkeypatch.setattr("worker.lease._LONGEST", 60.0)
+    monkeypatch.setattr("worker.attempts.lease_renewal._LONGEST", 60.0)
     me = Worker(id="wrk_1", host="here", pid=1, device="cpu", slots=1, queues=("default",))
     keeper = LeaseKeeper(shop.leases, 600.0, lambda: me)
     keeper.start()
@@ -91,8 +91,8 @@ def test_a_listener_comes_back_when_redis_was_killed_and_says_so(shop: Shop, val
 def test_a_listener_notices_that_redis_hangs(
     shop: Shop, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.listening._TIMEOUT", 1.0)
-    monkeypatch.setattr("shared.listening._ASK_AFTER", 1.0)
+    monkeypatch.setattr("shared.messaging.subscriber._TIMEOUT", 1.0)
+    monkeypatch.setattr("shared.messaging.subscriber._ASK_AFTER", 1.0)
     listener = Listener(shop.settings.redis_url, STOP, heard=lambda message: None)
     listener.start()
     wait_until(lambda: listener.connected, what="the subscription")

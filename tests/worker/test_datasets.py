@@ -12,9 +12,9 @@ import PIL.Image
 import psutil
 import pytest
 
-from shared.jobs.files import FileStore, NewFile
-from shared.jobs.records import Job
-from shared.jobs.states import Status
+from shared.files.store import FileStore, NewFile
+from shared.jobs.entities import Job
+from shared.states import Status
 from tests.servers import Qanvas, lives, wait_until
 from tests.worker.conftest import Shop
 from worker.media.limits import DATASET

@@ -11,18 +11,18 @@ import pytest
 import sqlalchemy as sa
 from standardwebhooks import Webhook as Verifier
 
-from shared.database import Database
-from shared.jobs.outbox import Delivery, Outbox
-from shared.jobs.records import Webhook
+from shared.db.engine import Database
+from shared.db.tables import deliveries
+from shared.jobs.entities import Webhook
 from shared.jobs.store import JobStore
-from shared.jobs.tables import deliveries
 from shared.outward import Limits, Outward
-from shared.webhooks import ENDINGS, new_secret
+from shared.webhooks.outbox import Delivery, Outbox
+from shared.webhooks.signing import ENDINGS, new_secret
 from tests.jobs.factory import submit
 from tests.receivers import Answer, Request, receiving
 from tests.servers import Postgres, free_port, wait_until
 from tests.worker.conftest import Shop
-from worker.deliver import SENDERS, Deliverer
+from worker.services.webhook_delivery import SENDERS, Deliverer
 
 
 @pytest.fixture
@@ -174,7 +174,9 @@ def test_a_sender_that_was_stopped_sends_nothing_that_another_one_may_have_taken
     database: Database, outbox: Outbox, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped_for = [0.0]
-    monkeypatch.setattr("worker.deliver.awake_seconds", lambda: stopped_for.pop() if stopped_for else 120.0)
+    monkeypatch.setattr(
+        "worker.services.webhook_delivery.awake_seconds", lambda: stopped_for.pop() if stopped_for else 120.0
+    )
     with receiving() as receiver:
         job_id = cancel_one(database, receiver.url)
         assert deliver(deliverer, outbox, job_id).status == "pending"

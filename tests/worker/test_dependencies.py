@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from shared.jobs.records import Job
-from shared.jobs.states import Status
+from shared.jobs.entities import Job
+from shared.states import Status
 from tests.servers import Qanvas, free_port, wait_until
 from tests.worker.conftest import Shop
 

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from shared.db.tables import jobs
 from shared.jobs.attempts import Attempts
-from shared.jobs.records import Job, Succeeded
-from shared.jobs.states import Status
-from shared.jobs.tables import jobs
+from shared.jobs.entities import Job, Succeeded
+from shared.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import LEASE, Shop
-from worker.engines import fake
-from worker.engines.base import Result
-from worker.house import House
-from worker.results import Results
+from worker.attempts.results import Results
+from worker.container import House
+from worker.engines.contract.engine import Result
+from worker.engines.fake import engine
 
 
 class SlowStorage:
@@ -109,7 +109,7 @@ def test_what_nobody_foresaw_is_told_without_its_words_and_kept_for_the_operator
     def fail(*_: object) -> None:
         raise FileNotFoundError("/srv/models/secret.bin on 10.0.0.7")
 
-    target = (fake, "_preview") if place == "while it computes" else (Results, "store")
+    target = (engine, "_preview") if place == "while it computes" else (Results, "store")
     monkeypatch.setattr(*target, fail)
     [job_id] = shop.submit([shop.new(steps=2)], tickets=False)
     _ticket(house).join()

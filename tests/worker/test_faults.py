@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from shared.jobs.states import Status
+from shared.states import Status
 from tests.servers import Valkey, wait_until
 from tests.worker.conftest import Shop
 

@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.aftermath import Aftermath
+from shared.jobs.completion import Aftermath
+from shared.jobs.entities import Worker
 from shared.jobs.leases import Leases
-from shared.jobs.records import Worker
-from shared.jobs.states import Status
+from shared.states import Status
 from tests.servers import Postgres, Qanvas, wait_until
 from tests.worker.conftest import LEASE, Shop
-from worker.checkpoints import Checkpoints
-from worker.engines.base import StopReason
-from worker.held import Held
-from worker.house import House
-from worker.lease import LeaseKeeper
-from worker.leftovers import Leftovers
-from worker.results import Results
-from worker.upkeep import Upkeep
+from worker.attempts.checkpoints import Checkpoints
+from worker.attempts.held_job import Held
+from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.leftovers import Leftovers
+from worker.attempts.results import Results
+from worker.container import House
+from worker.engines.contract.engine import StopReason
+from worker.services.maintenance import Upkeep
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -141,7 +141,7 @@ def test_what_a_worker_stored_after_it_lost_the_job_is_removed_by_the_next_one_o
     for key in late:
         shop.storage.write(key, b"too late")
     program = (
-        "import os, pathlib, sys; from worker.scratch import Scratch\n"
+        "import os, pathlib, sys; from worker.attempts.scratch import Scratch\n"
         "s = Scratch(pathlib.Path(sys.argv[1]), 'wrk_stopped')\n"
         "for attempt in (1, 2): s.begin(sys.argv[2], attempt); s.computed(sys.argv[2], attempt)\n"
         "os._exit(9)"

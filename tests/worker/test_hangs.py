@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from shared.exits import START_AGAIN
+from shared.exit_codes import START_AGAIN
 from shared.jobs.attempts import Attempts
-from shared.jobs.records import Job
-from shared.jobs.states import Status
+from shared.jobs.entities import Job
+from shared.states import Status
 from tests.servers import Qanvas, wait_until
 from tests.worker.conftest import Shop
 
@@ -143,8 +143,8 @@ HANG = "import threading\ndef hang(*_, **__): threading.Event().wait()\n"
     ("hangs", "what", "attempts"),
     [
         ("shared.storage.files.FileStorage.write", "the storage's write", 1),
-        ("worker.results.encode_png", "encoding an output", 2),
-        ("worker.prepare.Preparer.order", "preparing a job", 1),
+        ("worker.attempts.results.encode_png", "encoding an output", 2),
+        ("worker.attempts.preparer.Preparer.order", "preparing a job", 1),
         ("shared.jobs.leases.Leases.finish", "writing to the database", 1),
     ],
 )
@@ -183,7 +183,7 @@ def test_a_worker_whose_file_system_hangs_when_it_starts_ends_to_be_started_agai
 def test_a_job_whose_deadline_comes_while_its_files_are_fetched_ends_and_the_worker_goes_on(
     shop: Shop,
 ) -> None:
-    process = shop.worker(HANG + "import worker.prepare as module\nmodule.materialise = hang")
+    process = shop.worker(HANG + "import worker.attempts.preparer as module\nmodule.materialise = hang")
     assert error_of(shop.wait(shop.draw(timeout=1.0), 30)) == (Status.FAILED, "deadline")
     assert process.process.poll() is None
 
@@ -192,7 +192,7 @@ def test_a_job_whose_deadline_comes_while_its_files_are_fetched_ends_and_the_wor
 def test_a_download_of_which_nothing_comes_fails_those_who_wait_and_not_the_worker(shop: Shop) -> None:
     """Other models go on: the thread that hangs holds up nobody else."""
     process = shop.worker(
-        HANG + "import worker.prepare as module\nmodule.materialise = hang", stall_seconds=STALL
+        HANG + "import worker.attempts.preparer as module\nmodule.materialise = hang", stall_seconds=STALL
     )
     for _ in range(2):
         job = shop.wait(shop.draw(max_attempts=1))
@@ -206,7 +206,7 @@ def test_a_worker_whose_interpreter_hangs_loses_its_leases_and_others_take_its_j
     """Native code that keeps the interpreter's lock stops the watchdog, and the renewal of leases with it."""
     keeps = "import ctypes\ndef hang(*_): ctypes.PyDLL(None).sleep(600)\n"
     hung = shop.worker(
-        keeps + "import worker.engines.fake as module\nmodule._fault = hang", stall_seconds=STALL
+        keeps + "import worker.engines.fake.engine as module\nmodule._fault = hang", stall_seconds=STALL
     )
     job_id = shop.draw()
     wait_until(lambda: shop.jobs.get(job_id).status is Status.RUNNING, what="the job to run")

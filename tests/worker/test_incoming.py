@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from shared.errors import JobError
-from shared.media import sniff
+from shared.files.media_types import sniff
 from shared.outward import Outward
 from tests.api.helpers import png
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
-from worker.engines.base import Progress
-from worker.incoming import MOST_REDIRECTS, Incoming
+from worker.engines.contract.engine import Progress
+from worker.inputs.url_fetcher import MOST_REDIRECTS, Incoming
 
 INCOMING = Incoming(Outward(allow_private=True), most_bytes=10_000, seconds=20)
 

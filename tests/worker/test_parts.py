@@ -29,20 +29,20 @@ from shared.errors import (
     QanvasError,
     Unavailable,
 )
-from shared.jobs.files import FileStore, NewFile
-from shared.jobs.records import Finish, Job, NewJob, NewOutput, Succeeded
+from shared.files.store import FileStore, NewFile
+from shared.jobs.entities import Finish, Job, NewJob, NewOutput, Succeeded
 from tests.engines.test_train_diffusion import squares
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
-from worker.encode import encode_png
-from worker.endings import _failure
-from worker.engines.base import Image, Progress, Stopped, StopReason
+from worker.attempts.completer import _failure
+from worker.attempts.preparer import Preparer
+from worker.attempts.scratch import Scratch
+from worker.engines.contract.engine import Image, Progress, Stopped, StopReason
 from worker.engines.registry import ENGINES, engine_named
 from worker.inputs.datasets import Text
 from worker.kiln.devices import find_device, memory_budget
-from worker.kiln.firing import Order
-from worker.prepare import Preparer
-from worker.scratch import Scratch
+from worker.kiln.kiln_job import Order
+from worker.media.png import encode_png
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -75,7 +75,7 @@ class TestScratch:
 
     def test_what_a_dead_worker_left_is_removed_and_a_living_ones_is_not(self, tmp_path: Path) -> None:
         program = (
-            "import sys, time, pathlib; from worker.scratch import Scratch\n"
+            "import sys, time, pathlib; from worker.attempts.scratch import Scratch\n"
             "s = Scratch(pathlib.Path(sys.argv[1]), 'wrk_other'); s.of('job_1', 1).mkdir()\n"
             "print('there', flush=True); time.sleep(60)"
         )
@@ -110,7 +110,7 @@ class TestScratch:
         self, tmp_path: Path, left: str, suspects: set[str]
     ) -> None:
         program = (
-            "import os, sys, pathlib; from worker.scratch import Scratch\n"
+            "import os, sys, pathlib; from worker.attempts.scratch import Scratch\n"
             f"s = Scratch(pathlib.Path(sys.argv[1]), 'wrk_dead'); {left}; os._exit(9)"
         )
         root = tmp_path / "scratch"

@@ -16,13 +16,13 @@ from tests.engines.test_train_diffusion import squares
 from tests.engines.training import Here
 from tests.servers import wait_until
 from tests.worker.test_sandbox import gone
-from worker.engines.base import Progress, Stopped, StopReason
-from worker.engines.training.diffusion_nets import tokenizer_to_train
-from worker.engines.training.text import TextTrainer
+from worker.engines.contract.datasets import PicturesWanted
+from worker.engines.contract.engine import Progress, Stopped, StopReason
+from worker.engines.diffusion.training.networks import tokenizer_to_train
+from worker.engines.text.trainer import TextTrainer
 from worker.inputs.datasets import read_dataset
 from worker.inputs.pictures import open_picture
 from worker.inputs.reading import JobReader, Value
-from worker.inputs.wanted import PicturesWanted
 from worker.media.limits import PICTURE, Limits
 from worker.media.sandbox import Sandbox
 

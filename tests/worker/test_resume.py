@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.jobs.states import Status
+from shared.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
 

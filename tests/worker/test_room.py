@@ -14,16 +14,16 @@ import pytest
 
 from shared.errors import JobError, Unavailable
 from shared.jobs.attempts import Attempts
-from shared.jobs.states import Status
+from shared.states import Status
 from shared.storage.files import FileStorage
 from tests.disks import Disk, mountable, small_disk
 from tests.receivers import Answer, Request, receiving
 from tests.servers import Postgres, Qanvas, wait_until
 from tests.storage.conftest import s3_endpoint  # noqa: F401 - a fixture
 from tests.worker.conftest import Shop, open_shop
-from worker import patience
-from worker.house import House
-from worker.no_room import no_room
+from worker.attempts import retry_waits
+from worker.container import House
+from worker.health.disk_full import no_room
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -82,7 +82,7 @@ def test_what_was_computed_while_the_storage_was_away_is_stored_when_it_is_back(
 def test_a_storage_that_stays_away_gets_the_job_handed_back_and_no_attempt_counts(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(patience, "TRY_FOR", 0.5)
+    monkeypatch.setattr(retry_waits, "TRY_FOR", 0.5)
     with opened(shop) as house:
         job_id = shop.submit([shop.new(steps=2, max_attempts=1)], tickets=False)[0]
         with away(shop):
@@ -162,14 +162,14 @@ def test_a_result_that_no_disk_ever_takes_fails_in_the_end(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the job's own files that fill the disk: between its attempts there is room."""
-    monkeypatch.setattr("worker.endings._SPARED", 2)
-    monkeypatch.setattr("worker.fitness._FIRST", 0.01)
-    monkeypatch.setattr("worker.fitness._LONGEST", 0.01)
+    monkeypatch.setattr("worker.attempts.completer._SPARED", 2)
+    monkeypatch.setattr("worker.attempts.write_probe._FIRST", 0.01)
+    monkeypatch.setattr("worker.attempts.write_probe._LONGEST", 0.01)
 
     def fill(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/huge")
 
-    monkeypatch.setattr("worker.engines.fake._preview", fill)
+    monkeypatch.setattr("worker.engines.fake.engine._preview", fill)
     with opened(shop) as house:
         job_id = shop.submit([shop.new(steps=2, max_attempts=2)], tickets=False)[0]
 
@@ -240,8 +240,8 @@ def test_a_checkpoint_that_finds_no_room_is_left_out_and_the_job_goes_on(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("worker.engines.fake.CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr("worker.engines.fake.np.savez", full)
+    monkeypatch.setattr("worker.engines.fake.engine.CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr("worker.engines.fake.engine.np.savez", full)
     with opened(shop) as house:
         job_id = shop.submit([shop.new(steps=2)], tickets=False)[0]
         ticket(house).join()

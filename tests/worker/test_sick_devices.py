@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from shared.exits import START_AGAIN
+from shared.exit_codes import START_AGAIN
 from shared.jobs.attempts import Attempts
-from shared.jobs.records import Ending, Failed, Succeeded
-from shared.jobs.states import Status
+from shared.jobs.entities import Ending, Failed, Succeeded
+from shared.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
 from worker.engines.device_faults import device_fault
-from worker.failures import FailuresInARow
+from worker.health.failure_streak import FailuresInARow
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

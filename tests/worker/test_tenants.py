@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from shared.aftermath import Aftermath
+from shared.accounts.tenants import Tenants
+from shared.db.tables import jobs, status_in
+from shared.jobs.completion import Aftermath
 from shared.jobs.leases import Leases
-from shared.jobs.states import Status
-from shared.jobs.tables import jobs, status_in
-from shared.jobs.tenants import Tenants
+from shared.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
-from worker.checkpoints import Checkpoints
-from worker.leftovers import Leftovers
-from worker.results import Results
-from worker.upkeep import Upkeep
+from worker.attempts.checkpoints import Checkpoints
+from worker.attempts.leftovers import Leftovers
+from worker.attempts.results import Results
+from worker.services.maintenance import Upkeep
 
 
 @pytest.mark.slow

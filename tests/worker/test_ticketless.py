@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs.states import Status
+from shared.states import Status
 from tests.servers import Qanvas, Valkey, drill_settings, wait_until
 from tests.worker.conftest import Shop, open_shop
 

@@ -7,7 +7,7 @@ import threading
 from celery import Celery
 from kombu.asynchronous import Hub
 
-from worker.tickets import TicketPool
+from worker.celery.pool import TicketPool
 
 
 def test_the_loop_is_woken_as_soon_as_a_thread_is_free() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs.states import Status
+from shared.states import Status
 from tests.engines.test_train_diffusion import TINY, squares
 from tests.servers import wait_until
 from tests.worker.conftest import Shop

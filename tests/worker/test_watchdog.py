@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.watchdog import Busy, Step, Watchdog
+from worker.health.watchdog import Busy, Step, Watchdog
 
 #: seconds without progress that are a hang
 LIMIT = 1.0

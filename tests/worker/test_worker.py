@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.jobs.states import Status
+from shared.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
 

@@ -8,17 +8,17 @@ from importlib import import_module
 from typing import cast
 
 from shared.errors import MissingExtra, ModelUnavailable
-from worker.engines.base import Engine
+from worker.engines.contract.engine import Engine
 
 #: engine name → module and class
 ENGINES = {
-    "diffusion": ("worker.engines.diffusion", "DiffusionEngine"),
-    "fake": ("worker.engines.fake", "FakeEngine"),
-    "gan": ("worker.engines.gan", "GanEngine"),
-    "text": ("worker.engines.text", "TextEngine"),
-    "train-diffusion": ("worker.engines.training.diffusion", "DiffusionTrainer"),
-    "train-gan": ("worker.engines.training.gan", "GanTrainer"),
-    "train-text": ("worker.engines.training.text", "TextTrainer"),
+    "diffusion": ("worker.engines.diffusion.engine", "DiffusionEngine"),
+    "fake": ("worker.engines.fake.engine", "FakeEngine"),
+    "gan": ("worker.engines.gan.engine", "GanEngine"),
+    "text": ("worker.engines.text.engine", "TextEngine"),
+    "train-diffusion": ("worker.engines.diffusion.training.trainer", "DiffusionTrainer"),
+    "train-gan": ("worker.engines.gan.trainer", "GanTrainer"),
+    "train-text": ("worker.engines.text.trainer", "TextTrainer"),
 }
 #: one thread at a time imports an engine: diffusers and transformers import their parts lazily, and each
 #: other's, so that of two threads one may find the other's half imported

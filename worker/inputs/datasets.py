@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from shared.errors import InvalidInput
+from worker.engines.contract.datasets import Bpe, PicturesWanted, TextWanted, Wanted
 from worker.inputs.reading import Reader
-from worker.inputs.wanted import Bpe, PicturesWanted, TextWanted, Wanted
 from worker.media import corpora, datasets
 from worker.media.limits import DATASET
 from worker.media.wire import Undecodable

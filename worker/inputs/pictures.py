@@ -12,8 +12,8 @@ from typing import Any
 import PIL.Image
 from PIL import ImageOps
 
-from shared.catalog.places import changed
 from shared.errors import JobError
+from shared.schema.marks import changed
 from worker.inputs.reading import Reader
 from worker.media.limits import MOST_PIXELS, PICTURE
 from worker.media.pictures import SIZE, Kind, head

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from worker.engines.base import Progress, Stopped, StopReason
+from worker.engines.contract.engine import Progress, Stopped, StopReason
 from worker.media.limits import Limits
 from worker.media.sandbox import Decoding, Sandbox
 from worker.media.starter import TooSlow

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import OutOfMemory
-from worker.engines.base import Call, Device, Image, Progress, Result, Stopped, Value
+from worker.engines.contract.engine import Call, Device, Image, Progress, Result, Stopped, Value
 from worker.engines.memory import memory_errors
+from worker.health.disk_full import no_room
 from worker.kiln.cpu_threads import use_one_core
-from worker.kiln.firing import Checkpoint, Firing, Outcome, Preview
-from worker.no_room import no_room
+from worker.kiln.kiln_job import Checkpoint, Firing, Outcome, Preview
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ _WORK = _Work()
 
 
 class JobContext:
-    """What an engine sees of all this; implements ``worker.engines.base.Context``."""
+    """What an engine sees of all this; implements ``worker.engines.contract.engine.Context``."""
 
     def __init__(self, firing: Firing, device: Device, resume: Path | None) -> None:
         self._firing = firing

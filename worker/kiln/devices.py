@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from shared.errors import ConfigurationError
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 
 #: the part of the device's memory that models may keep when the operator does not say; what is left is
 #: for activations, and on a CPU for the rest of the machine

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from shared.errors import OutOfMemory
-from worker.engines.base import Call, Device, NotShareable, Point
+from worker.engines.contract.engine import Call, Device, NotShareable, Point
+from worker.kiln.cost_profile import Profiles
 from worker.kiln.costs import MOST_ROWS, Costs
 from worker.kiln.meter import peak_memory, settle
-from worker.kiln.profiles import Profiles
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from shared.errors import QanvasError
-from worker.kiln.firing import Firing, Order, Watcher
+from worker.kiln.kiln_job import Firing, Order, Watcher
 from worker.kiln.loading import Loaded
 
 

@@ -6,16 +6,16 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 
-from worker.engines.base import Device
-from worker.kiln.firing import Firing, Order, Watcher
+from worker.engines.contract.engine import Device
+from worker.health.watchdog import Step
+from worker.kiln.cost_profile import Profiles
 from worker.kiln.forwards import Forwards
 from worker.kiln.inbox import Inbox
+from worker.kiln.kiln_job import Firing, Order, Watcher
 from worker.kiln.loading import Loader, Turns
 from worker.kiln.models import Models
-from worker.kiln.profiles import Profiles
 from worker.kiln.scheduler import Scheduler
 from worker.kiln.steps import engine_step, loader_step
-from worker.watchdog import Step
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.errors import OutOfMemory
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 from worker.kiln.cpu_threads import imported_torch, use_one_core
-from worker.kiln.firing import Firing
+from worker.kiln.kiln_job import Firing
 
 
 class Turns:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from worker.engines.base import Device
+from worker.engines.contract.engine import Device
 
 
 @dataclass(slots=True)

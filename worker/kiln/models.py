@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import OutOfMemory
-from worker.engines.base import Device, Progress
+from worker.engines.contract.engine import Device, Progress
 from worker.kiln.devices import release_memory
-from worker.kiln.firing import Firing
+from worker.kiln.kiln_job import Firing
 from worker.kiln.loading import Loaded
-from worker.kiln.residency import Residency
+from worker.kiln.model_cache import Residency
 
 log = logging.getLogger(__name__)
 

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from shared.errors import DeviceFault, OutOfMemory
-from worker.engines.base import Device, Stopped
+from worker.engines.contract.engine import Device, Stopped
 from worker.kiln.baton import JobThreads
 from worker.kiln.context import Body
+from worker.kiln.cost_profile import Profiles
 from worker.kiln.cpu_threads import claim_cores
-from worker.kiln.decide import Candidate, Spent, Waiting, next_turn
-from worker.kiln.firing import Firing, Outcome
 from worker.kiln.forwards import Forwards
 from worker.kiln.inbox import Inbox
+from worker.kiln.kiln_job import Firing, Outcome
 from worker.kiln.loading import Turns
 from worker.kiln.models import Models
-from worker.kiln.profiles import Profiles
+from worker.kiln.policy import Candidate, Spent, Waiting, next_turn
 from worker.kiln.steps import Turn
 
 #: the part of the slots that, once taken, says that more jobs come than are served

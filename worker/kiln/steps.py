@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.kiln.firing import Firing
+from worker.health.watchdog import Step
+from worker.kiln.kiln_job import Firing
 from worker.kiln.loading import Loader
-from worker.watchdog import Step
 
 
 @dataclass(frozen=True, slots=True)

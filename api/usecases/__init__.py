@@ -1,0 +1,1 @@
+"""What the API does, whoever asks in which dialect: submit, follow, wait, estimate."""

@@ -1,0 +1,1 @@
+"""The database: its engine, tables and migrations, and what PostgreSQL and SQLite do differently."""

@@ -1,0 +1,144 @@
+"""Which stored files are still needed: what rows name, and what jobs that have not ended read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shared.db import bulk_insert
+from shared.db.engine import Database
+from shared.db.tables import files, going_on, job_inputs, jobs, models, outputs
+from shared.files.store import JOB_INPUT
+from shared.ids import Kind, first_id, pattern
+from shared.states import GOING_ON
+
+#: what an input may name
+_REFERENCE = re.compile("|".join((pattern("file"), pattern("out"), pattern("job"))))
+
+
+def references(value: Any) -> frozenset[str]:
+    """The files, outputs and jobs that an input, which is JSON, names as ids, wherever they stand in it."""
+    found, left = set(), [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            if _REFERENCE.fullmatch(part):
+                found.add(part)
+        elif isinstance(part, dict | list):
+            left.extend(part.values() if isinstance(part, dict) else part)
+    return frozenset(found)
+
+
+def note_inputs(connection: Connection, named: Mapping[str, Collection[str]]) -> None:
+    """Remember what the inputs of new jobs name, by id, in the transaction that inserts them."""
+    noted = [
+        {"job_id": job_id, "reference": reference}
+        for job_id, own in named.items()
+        for reference in sorted(own)
+    ]
+    if noted:
+        bulk_insert.insert(connection, job_inputs, noted)
+
+
+def forget_made(connection: Connection, job_id: str) -> list[str]:
+    """Forget the files that were made of a job's ``data:`` URIs and that no other job names; their keys."""
+    own, others = job_inputs.alias("own"), job_inputs.alias("others")
+    named = sa.select(own.c.reference).where(own.c.job_id == job_id)
+    made = sa.select(files.c.id).where(files.c.purpose == JOB_INPUT, files.c.id.in_(named))
+    ids = connection.execute(made.order_by(files.c.id).with_for_update()).scalars().all()
+    return _forget(
+        connection,
+        files,
+        ids,
+        ~sa.exists().where(others.c.reference == files.c.id, others.c.job_id != job_id),
+    )
+
+
+def _forget(
+    connection: Connection, table: sa.Table, ids: Sequence[str], unless: sa.ColumnElement[bool]
+) -> list[str]:
+    """Forget these locked files or outputs; their keys.
+
+    The condition that they were found by is asked again: who came to name one before it was locked has
+    committed by now, and this statement sees it."""
+    gone = sa.delete(table).where(table.c.id.in_(ids), unless).returning(table.c.key)
+    return list(connection.execute(gone).scalars()) if ids else []
+
+
+def _in_use(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Whether a job that has not ended names the id in one of these columns."""
+    named = sa.or_(*(job_inputs.c.reference == column for column in columns))
+    reader = jobs.alias("reader")
+    live = reader.c.status.in_([status.value for status in GOING_ON])
+    return sa.exists(
+        sa.select(sa.literal(1))
+        .select_from(job_inputs.join(reader, reader.c.id == job_inputs.c.job_id))
+        .where(named, live)
+    )
+
+
+class Kept:
+    """What retention asks the database. Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def expire_outputs(self, seconds: float, limit: int) -> list[str]:
+        """Forget outputs older than so many seconds that no waiting or running job reads; their keys."""
+        return self._expire(outputs, "out", ~_in_use(outputs.c.id, outputs.c.job_id), seconds, limit)
+
+    def expire_files(self, seconds: float, limit: int) -> list[str]:
+        """Forget files older than so many seconds that no waiting or running job reads; their keys."""
+        return self._expire(files, "file", ~_in_use(files.c.id), seconds, limit)
+
+    def expire_unread_inputs(self, seconds: float, limit: int) -> list[str]:
+        """Forget files that were made of ``data:`` URIs so long ago and that no job names, as whoever stored
+        them died before the job was made; their keys."""
+        named = sa.exists().where(job_inputs.c.reference == files.c.id)
+        return self._expire(files, "file", sa.and_(files.c.purpose == JOB_INPUT, ~named), seconds, limit)
+
+    def _expire(
+        self, table: sa.Table, kind: Kind, idle: sa.ColumnElement[bool], seconds: float, limit: int
+    ) -> list[str]:
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            # an id begins with the time it was made at: the primary key is the index of ages
+            old = sa.select(table.c.id).where(table.c.id < first_id(kind, now - seconds), idle)
+            # what a submission holds just now is passed over
+            old = old.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
+            return _forget(connection, table, connection.execute(old).scalars().all(), idle)
+
+    def unnamed_files(self, keys: Sequence[str]) -> list[str]:
+        """Those of these keys below ``files/`` that no row names."""
+        with self._database.read() as connection:
+            query = sa.select(files.c.key).where(files.c.key.in_(keys))
+            named = set(connection.execute(query).scalars())
+        return [key for key in keys if key not in named]
+
+    def unnamed_outputs(self, keys: Sequence[str]) -> list[str]:
+        """Those of these keys ``outputs/JOB/…`` that no row names and no attempt may be about to name."""
+        owners = {key: key.split("/")[1] for key in keys}
+        with self._database.read() as connection:
+            live = _live(connection, owners.values())
+            query = sa.select(outputs.c.key).where(outputs.c.job_id.in_(set(owners.values())))
+            named = set(connection.execute(query).scalars())
+        return [key for key in keys if key not in named and owners[key] not in live]
+
+    def unnamed_models(self, keys: Sequence[str]) -> list[str]:
+        """Those of these keys ``models/JOB-ATTEMPT/…`` that no trained model is made of, nor may soon be."""
+        folders = {key: key.split("/")[1] for key in keys}
+        owners = {folder: folder.rpartition("-")[0] for folder in folders.values()}
+        with self._database.read() as connection:
+            live = _live(connection, owners.values())
+            prefixes = {entry["prefix"] for entry in connection.execute(sa.select(models.c.entry)).scalars()}
+        named = {folder for folder in owners if f"models/{folder}" in prefixes}
+        return [key for key, folder in folders.items() if folder not in named and owners[folder] not in live]
+
+
+def _live(connection: Connection, job_ids: Iterable[str]) -> set[str]:
+    query = sa.select(jobs.c.id).where(jobs.c.id.in_(set(job_ids)), going_on)
+    return set(connection.execute(query).scalars())

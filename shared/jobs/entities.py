@@ -1,0 +1,271 @@
+"""What the store takes and gives: frozen records. Times are seconds since 1970, sizes are bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.errors import ErrorType
+from shared.states import TERMINAL, Status
+
+#: the queue whose jobs run beside others instead of before those that come later
+TRAINING_QUEUE = "training"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where a job tells what becomes of it, and of which events, as ``job.succeeded``."""
+
+    url: str
+    events: tuple[str, ...]
+    #: None for the tenant's default secret
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A place of an input that is a stored file: ``reference`` is the id of a file or of an output, or that
+    of a job, whose ``output`` of this number it is."""
+
+    pointer: str
+    reference: str
+    output: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to submit; its input has been checked and filled in."""
+
+    tenant: str
+    task: str
+    model: str
+    queue: str
+    input: Mapping[str, Any]
+    priority: int = 5
+    max_attempts: int = 3
+    #: seconds that one attempt may run
+    timeout: float | None = None
+    #: not before this time
+    run_at: float | None = None
+    #: seconds after submission at which a job that has not started expires
+    expires_in: float | None = None
+    #: ids of jobs of the tenant that must have succeeded before it is queued
+    depends_on: tuple[str, ...] = ()
+    #: what must be there when the job is committed
+    reads: tuple[Read, ...] = ()
+    group: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    webhook: Webhook | None = None
+    idempotency_key: str | None = None
+    #: hash of the request, to tell a replay from another request under the same key
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewOutput:
+    """A file that lies in storage already and is about to be named."""
+
+    index: int
+    media_type: str
+    bytes: int
+    sha256: str
+    key: str
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output(NewOutput):
+    id: str
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One row of ``jobs`` with its outputs."""
+
+    id: str
+    tenant: str
+    task: str
+    model: str
+    queue: str
+    status: Status
+    priority: int
+    #: its place among those of its queue and priority, see ``shares``; None until it is first queued
+    tag: float | None
+    #: queued, and passed over while its tenant has as much running as it may, see ``caps``
+    aside: bool
+    input: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    group: str | None
+    #: the fence: raised by every claim, named by every later write
+    attempt: int
+    #: attempts that count against ``max_attempts``; one handed back does not
+    attempts: int
+    max_attempts: int
+    timeout: float | None
+    worker: str | None
+    cancel_requested: bool
+    #: as of the last lease renewal; ``Events.latest_progress`` is fresher
+    progress: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    load_seconds: float | None
+    created_at: float
+    run_at: float | None
+    #: when a scheduled job may be queued, for the first time or again; None where its time plays no part
+    due_at: float | None
+    depends_on: tuple[str, ...]
+    #: how many of them it still waits for
+    waits_for: int
+    #: others wait for its end
+    awaited: bool
+    expires_at: float | None
+    queued_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    #: the job that tries this one again, the last one where there are several
+    retried_as: str | None = None
+    webhook: Webhook | None = None
+    #: the folder of its last checkpoint, as ``Checkpoints`` names them; None where the row names none
+    checkpoint: str | None = None
+    outputs: tuple[Output, ...] = ()
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def backs_off(self) -> bool:
+        """Whether an attempt failed and the next one is not due yet."""
+        return self.status is Status.SCHEDULED and self.attempt > 0
+
+    @property
+    def shown_status(self) -> Status:
+        """The status that clients see: to them a retry goes from running to queued."""
+        return Status.QUEUED if self.backs_off else self.status
+
+
+def no_such_output(job: Job, index: int) -> str:
+    """What is wrong with asking an ended job for this output."""
+    return f"{job.id} has no output {index}: it made {len(job.outputs)}, counted from 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """``replayed``: the job was there already under the same idempotency key."""
+
+    job: Job
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Newest first; ``next_cursor`` is None on the last page."""
+
+    items: tuple[Job, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """Jobs that a worker may take now, and apart from them those that wait until their tenant has less
+    running."""
+
+    queue: str
+    queued: int
+    #: how long the one of the ``queued`` has waited that has waited longest; None where there is none
+    oldest_seconds: float | None
+    held_back: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a worker learns when it renews its leases, as ids of jobs."""
+
+    #: another worker's now, or ended: write nothing more
+    lost: frozenset[str]
+    #: somebody asked these to stop
+    canceled: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewModel:
+    """A trained model for the catalog; ``entry`` is the catalog's own serialised form."""
+
+    id: str
+    entry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    outputs: tuple[NewOutput, ...] = ()
+    result: Mapping[str, Any] | None = None
+    load_seconds: float | None = None
+    model: NewModel | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """``traceback`` is for operators; it never leaves through the API."""
+
+    type: ErrorType
+    message: str
+    retryable: bool = False
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedOnRequest:
+    """The job was canceled and the worker has stopped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """The worker leaves; the job goes on elsewhere and the attempt does not count."""
+
+
+Ending = Succeeded | Failed | StoppedOnRequest | HandedBack
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """One attempt's end, as the worker that holds the lease reports it."""
+
+    job_id: str
+    attempt: int
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker process; ``running`` are the ids of the jobs it holds."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    slots: int
+    queues: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    #: the model that is being loaded now
+    loading: str | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    #: by queue, the seconds that a job has lately held a slot
+    pace: Mapping[str, float] = field(default_factory=dict)
+    #: what its kiln computed since it started: ``forwards``, of these ``shared``, their ``rows``, …
+    forwards: Mapping[str, int] = field(default_factory=dict)
+    #: why it takes no jobs now, for operators; None where it takes them
+    trouble: str | None = None
+    started_at: float = 0.0
+    last_seen: float = 0.0
+    running: tuple[str, ...] = ()
+    #: by queue, how many of these there are
+    busy: Mapping[str, int] = field(default_factory=dict)
+
+    def slots_for(self, queue: str) -> int:
+        """How many jobs of a queue it runs at once. Training has one slot of its own, beside the others."""
+        if queue not in self.queues:
+            return 0
+        return 1 if queue == TRAINING_QUEUE else self.slots

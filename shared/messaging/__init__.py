@@ -1,0 +1,1 @@
+"""What goes through Redis: tickets, events, and subscriptions to them."""

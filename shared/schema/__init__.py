@@ -1,0 +1,1 @@
+"""JSON Schema of inputs: checks, marks, and faults in plain words."""

@@ -1,0 +1,1 @@
+"""Webhooks: the outbox, whose turn it is, and the signature."""

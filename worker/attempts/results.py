@@ -1,0 +1,107 @@
+"""From what an engine gave to an ending: files are encoded and stored before any row names them."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Sequence
+
+from shared.catalog.models import Model, Stored
+from shared.catalog.serialization import to_entry
+from shared.catalog.tasks import TASKS
+from shared.errors import JobError
+from shared.jobs.entities import Job, NewModel, NewOutput, Succeeded
+from shared.json_text import json_bytes
+from shared.storage.base import Storage
+from worker.attempts.checkpoints import upload
+from worker.engines.contract.engine import File, Image, Result, TrainedModel
+from worker.health.watchdog import Busy
+from worker.media.png import MEDIA_TYPE, encode_png
+
+#: bytes of JSON that a job's ``result`` may have: everybody who looks at the job gets all of it
+MOST_RESULT = 4 << 20
+
+
+class Results:
+    """Everything an attempt stores lies below folders of its own, so that it can be taken back."""
+
+    def __init__(self, storage: Storage, busy: Busy | None = None) -> None:
+        """The watchdog sees in ``busy`` what is encoded."""
+        self._storage = storage
+        self._busy = busy or Busy()
+
+    def store(self, job: Job, result: Result, load_seconds: float) -> Succeeded:
+        """Store the outputs and the trained model. Raises Unavailable, and JobError for a result that is too
+        large for a row."""
+        if (size := json_bytes(result.value)) > MOST_RESULT:
+            raise JobError(
+                f"its result takes {size} bytes as JSON, and at most {MOST_RESULT} are kept; ask for less of "
+                "it, or give it as a file among the outputs",
+                type="invalid-input",
+            )
+        return Succeeded(
+            outputs=self._outputs(job, result.outputs),
+            result=result.value,
+            load_seconds=round(load_seconds, 3),
+            model=None if result.model is None else self._model(job, result.model),
+        )
+
+    def take_back(self, job_id: str, attempt: int) -> None:
+        """Remove what an attempt stored that came to nothing. Raises Unavailable."""
+        self._storage.delete_prefix(_outputs_of(job_id, attempt))
+        self._storage.delete_prefix(_model_of(job_id, attempt))
+
+    def _outputs(self, job: Job, outputs: Sequence[Image | File]) -> tuple[NewOutput, ...]:
+        prefix = _outputs_of(job.id, job.attempt)
+        return tuple(self._output(job, index, output, prefix) for index, output in enumerate(outputs))
+
+    def _output(self, job: Job, index: int, output: Image | File, prefix: str) -> NewOutput:
+        if isinstance(output, File):
+            suffix = output.path.suffix or mimetypes.guess_extension(output.media_type) or ".bin"
+            with output.path.open("rb") as file:
+                stored = self._storage.write(f"{prefix}/{index}{suffix}", file)
+            return NewOutput(
+                index=index,
+                media_type=output.media_type,
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                key=stored.key,
+            )
+        origin = {"model": job.model, "task": job.task, "job": job.id, "software": "Qanvas"}
+        with self._busy.at("encoding an output", job.id, blames=True):
+            encoded = encode_png(output, origin)
+        stored = self._storage.write(f"{prefix}/{index}.png", encoded)
+        height, width, _ = output.pixels.shape
+        return NewOutput(
+            index=index,
+            media_type=MEDIA_TYPE,
+            bytes=stored.bytes,
+            sha256=stored.sha256,
+            key=stored.key,
+            width=width,
+            height=height,
+        )
+
+    def _model(self, job: Job, trained: TrainedModel) -> NewModel:
+        prefix = _model_of(job.id, job.attempt)
+        upload(self._storage, trained.folder, prefix)
+        name = str(job.input["name"])
+        model = Model(
+            id=name,
+            task=trained.task,
+            engine=trained.engine,
+            source=Stored(prefix),
+            input_schema=trained.input_schema,
+            also=trained.also,
+            output=TASKS[trained.task].output,
+            description=trained.description,
+        )
+        return NewModel(id=name, entry=to_entry(model))
+
+
+def _outputs_of(job_id: str, attempt: int) -> str:
+    return f"outputs/{job_id}/{attempt}"
+
+
+def _model_of(job_id: str, attempt: int) -> str:
+    # the last part alone names the folder on the machines that fetch it
+    return f"models/{job_id}-{attempt}"

@@ -1,0 +1,253 @@
+"""What a ticket does: claim → prepare → kiln, on one of Celery's threads; ``endings`` does the rest."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from shared.db.group_commit import Combiner
+from shared.errors import DeviceFault, LeaseLost, Unavailable
+from shared.jobs.entities import TRAINING_QUEUE, Job
+from shared.jobs.leases import Leases
+from shared.messaging.events import Events
+from shared.messaging.tickets import Tickets
+from worker.attempts.checkpoints import Checkpoints
+from worker.attempts.completer import Endings
+from worker.attempts.held_job import Held, Value
+from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.preparer import Preparer
+from worker.attempts.retry_waits import waits
+from worker.attempts.scratch import Scratch
+from worker.attempts.slot_time import Pace
+from worker.attempts.write_probe import Fitness
+from worker.engines.contract.engine import Stopped, StopReason
+from worker.health.watchdog import Busy
+from worker.kiln.kiln import Failed, Kiln
+from worker.kiln.kiln_job import Checkpoint, Order, Outcome, Preview
+from worker.media.png import encode_preview
+
+log = logging.getLogger(__name__)
+
+#: seconds for which a thread takes its tickets by itself
+_OWN_TICKETS = 1.0
+#: seconds between two looks, while no jobs are taken, whether the worker leaves
+_LOOK_EVERY = 0.5
+
+
+class _Asked(NamedTuple):
+    """A thread's wish for a job: with a ticket that Celery ``brought``, or one that is still to be taken."""
+
+    queue: str
+    brought: bool
+
+
+class Runner:
+    """Runs jobs for tickets. Every collaborator is shared by all slots."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        slots: int,
+        leases: Leases,
+        keeper: LeaseKeeper,
+        preparer: Preparer,
+        kiln: Kiln,
+        checkpoints: Checkpoints,
+        scratch: Scratch,
+        fitness: Fitness,
+        events: Events,
+        tickets: Tickets,
+        pace: Pace,
+        endings: Endings,
+        turns: threading.Lock,
+        busy: Busy,
+        device_failed: Failed,
+    ) -> None:
+        """``turns``: of those that write to the database together. The watchdog sees in ``busy`` what is
+        prepared. ``device_failed`` has the worker leave, where the kiln has not done so."""
+        self._worker_id = worker_id
+        self._leases = leases
+        self._keeper = keeper
+        self._preparer = preparer
+        self._kiln = kiln
+        self._checkpoints = checkpoints
+        self._scratch = scratch
+        self._fitness = fitness
+        self._events = events
+        self._tickets = tickets
+        self._pace = pace
+        self._endings = endings
+        self._slots = threading.BoundedSemaphore(slots)
+        self._training = threading.BoundedSemaphore(1)
+        self._busy = busy
+        self._device_failed = device_failed
+        #: no more jobs are taken here
+        self.leaving = False
+        #: why, where that is no ordinary end
+        self.trouble: str | None = None
+        #: called when the worker takes itself out
+        self.retired: Callable[[], None] = lambda: None
+        self._claims: Combiner[_Asked, Job | None] = Combiner(self._claim, turns=turns)
+
+    def ticket(self, queue: str) -> None:
+        """Run the best job of the queue, if there is one; then, for a while, do so for further tickets.
+
+        Taking those here spares Celery's way from Redis to a thread, which takes as long as claiming a job
+        and writing its end. Other queues have their turn after that while."""
+        try:
+            self._serve(queue)
+        except Unavailable as error:
+            log.warning("no job is taken while the database is away: %s", error)
+            time.sleep(_LOOK_EVERY)
+            self._tickets.send(queue)
+
+    def _serve(self, queue: str) -> None:
+        while not self._fitness.wait(_LOOK_EVERY) and not self.leaving:
+            continue  # the ticket is kept: sent back, it would come here again at once
+        until = time.monotonic() + _OWN_TICKETS
+        more = self._ticket(_Asked(queue, brought=True))
+        while more and self._fitness.wait(0) and queue != TRAINING_QUEUE and time.monotonic() < until:
+            more = self._ticket(_Asked(queue, brought=False))
+
+    def _ticket(self, asked: _Asked) -> bool:
+        """Run a job. False when there was none, or may be none here now."""
+        queue = asked.queue
+        with self._room(queue) as room:
+            if self.leaving:
+                if asked.brought:
+                    self._tickets.send(queue)  # for another worker
+                return False
+            if not room or (job := self._claims.call(asked)) is None:
+                return False
+            with self._pace.measured(queue):
+                self._run(job)
+            if queue == TRAINING_QUEUE:  # tickets that found no room meanwhile are gone
+                self._tickets.send(queue)
+            return True
+
+    def leave(self, grace: float, hurry: threading.Event) -> None:
+        """Take no more jobs. Those that run may end within ``grace`` seconds, or until ``hurry`` is set; then
+        they are handed back with a checkpoint. Training is handed back at once: it would not end in time."""
+        self.leaving = True
+        for held in self._keeper.held():
+            if held.job.queue == TRAINING_QUEUE:
+                held.stop(StopReason.DRAINING)
+        hurry.wait(grace)
+        for held in self._keeper.held():
+            held.stop(StopReason.DRAINING)
+
+    def retire(self, why: str) -> None:
+        """Take no more jobs in this process, because it is not fit for any; those that run go on."""
+        if self.trouble is None:
+            self.leaving, self.trouble = True, why
+            self.retired()
+
+    @contextmanager
+    def _room(self, queue: str) -> Iterator[bool]:
+        """Wait for a slot. Training has one of its own, so that it never takes the last one from the others,
+        and does not wait for it: False when it is taken."""
+        own = queue == TRAINING_QUEUE
+        seat = self._training if own else self._slots
+        if taken := seat.acquire(blocking=not own):
+            try:
+                yield True
+            finally:
+                seat.release()
+        else:
+            yield taken
+
+    def _claim(self, asked: Sequence[_Asked]) -> list[Job | Exception | None]:
+        """A job for each ticket, as far as they go; models that jobs here wait for are as good as loaded."""
+        # two tenants' models of one name are taken for one: a wrong guess costs a place out of turn at most
+        loaded = {model.rpartition("/")[2] for model in self._kiln.models}
+        resident = loaded | {held.job.model for held in self._keeper.held()}
+        found: dict[str, Iterator[Job]] = {}
+        for queue in {one.queue for one in asked}:
+            limit = asked.count(_Asked(queue, brought=True))
+            if missing := asked.count(_Asked(queue, brought=False)):
+                limit += self._tickets.take(queue, missing)
+            jobs = self._leases.claim(self._worker_id, queue, limit=limit, resident=resident) if limit else ()
+            found[queue] = iter(jobs)
+        return [next(found[one.queue], None) for one in asked]
+
+    def _run(self, job: Job) -> None:
+        held = Held(job, self._events, self._scratch.begin)
+        self._keeper.hold(held)
+        held.running()
+        try:
+            outcome = self._attempt(held)
+        except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, it ends this job and no other
+            outcome = Outcome.of_error(error)
+        if isinstance(outcome.error, DeviceFault):
+            self._device_failed(outcome.error, (job.id,))  # all jobs go back together: see ``Departure``
+        else:
+            self._endings.end(held, outcome)
+
+    def _attempt(self, held: Held) -> Outcome:
+        """What computing came to. Raises what preparing it raised."""
+        firing = self._kiln.submit(self._order(held), held)
+        held.fire(firing)
+        for notice in firing.notices():
+            match notice:
+                case Preview(image):
+                    with self._busy.at("encoding a preview", held.job.id, blames=True):
+                        encoded = encode_preview(image)
+                    held.preview(encoded)
+                case Checkpoint(folder):
+                    self._save(held, notice)
+                    shutil.rmtree(folder, ignore_errors=True)
+        assert firing.outcome is not None
+        self._scratch.computed(held.job.id, held.job.attempt)
+        return firing.outcome
+
+    def _order(self, held: Held) -> Order:
+        """What the kiln shall run. A storage or a database that is away is waited for; raises Unavailable
+        when that takes long, and Stopped when the job shall stop meanwhile."""
+        job = held.job
+        for wait in waits():
+            try:
+                return self._prepared(held)
+            except Unavailable as error:
+                log.warning("%s waits for what it needs: %s", job.id, error)
+                self._fitness.report(error)
+            held.pause(wait)
+            if held.reason is not None:
+                raise Stopped(held.reason)
+            self._scratch.clear(job.id, job.attempt)
+        return self._prepared(held)
+
+    def _prepared(self, held: Held) -> Order:
+        job = held.job
+        with self._busy.at("preparing a job", job.id) as mark:
+
+            def wait(future: Future[Value], /) -> Value:
+                with mark.pause():  # what is waited for is watched itself, or has a time limit
+                    return held.wait(future)
+
+            scratch = self._scratch.of(job.id, job.attempt)
+            order = self._preparer.order(job, scratch, held.progress, wait)
+        left = None if job.timeout is None else max(0.0, job.timeout - held.seconds)
+        return replace(order, timeout=left)
+
+    def _save(self, held: Held, checkpoint: Checkpoint) -> None:
+        if held.lost:
+            return
+        job = held.job
+        try:
+            held.has_checkpoint = True
+            hold = partial(self._leases.name_checkpoint, self._worker_id, job.id, job.attempt)
+            self._checkpoints.save(job.id, job.attempt, checkpoint.folder, hold)
+        except LeaseLost:
+            held.stop(StopReason.LOST)
+        except (Unavailable, OSError) as error:
+            log.warning("%s: no checkpoint, its last one holds: %s", job.id, error)
+            self._fitness.report(error)

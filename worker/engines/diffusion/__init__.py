@@ -1,0 +1,1 @@
+"""Pictures by diffusion: any pipeline of diffusers, and training small ones."""

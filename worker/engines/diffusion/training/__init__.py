@@ -1,0 +1,1 @@
+"""Training a small text-to-image pipeline."""

@@ -1,0 +1,1 @@
+"""A model for drills and load tests."""

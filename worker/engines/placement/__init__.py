@@ -1,0 +1,1 @@
+"""Where the weights of a loaded model lie, and in which layout."""

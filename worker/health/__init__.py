@@ -1,0 +1,1 @@
+"""What a worker watches of itself: threads that hang, disks that are full, failures in a row."""

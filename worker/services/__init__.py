@@ -1,0 +1,1 @@
+"""What runs beside the jobs: lease renewal, maintenance, retention, webhook delivery, self-checks."""
