@@ -233,7 +233,7 @@ def main() -> None:
     took = f"{machine} It took {time.monotonic() - began:.0f} s."
     print(f"{took}\n\n{text}")
     if not options.quick:
-        report.fill_in("claims", f"{took}\n\n{text}")
+        report.write_result("claims", f"{took}\n\n{text}")
 
 
 if __name__ == "__main__":

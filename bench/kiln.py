@@ -1,4 +1,4 @@
-"""What sharing steps brings: ``python -m bench.kiln`` fills in docs/performance.md, in about twenty minutes.
+"""What sharing steps brings: ``python -m bench.kiln`` writes bench/results/kiln*.md, in about twenty minutes.
 
 Requests arrive at random (Poisson) at 0.7, 1.5 and 3 times what calls one after the other can serve, all of
 equal steps or of mixed ones, for a step-bound model, for starter-image and for a compute-bound model (for
@@ -21,7 +21,7 @@ from bench.kiln_report import aims, aims_table, full_table, line, lone_table, pl
 from bench.kiln_rounds import Measured, capacity, compare, systems
 from bench.kiln_service import Service
 from bench.kiln_service import compare as compare_full
-from bench.report import IMAGES, fill_in, machine, on_device
+from bench.report import IMAGES, link, machine, on_device, write_result
 from worker.engines.contract.engine import Device
 from worker.kiln.devices import describe, find_device
 
@@ -69,13 +69,13 @@ def main(given: Sequence[str] | None = None) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         drawn = plots(measured, part, IMAGES if writes else Path(folder))
-        pages[part] += [f"![{path.stem}: throughput and times by load](images/{path.name})" for path in drawn]
+        pages[part] += [f"![{path.stem}: throughput and times by load]({link(path)})" for path in drawn]
     for name, page in pages.items():
         if page:
             text = "\n\n".join([f"{said} {took}", *page])
             print(text)
             if writes:
-                fill_in(name, text)
+                write_result(name, text)
 
 
 def _loads(subject: Subject, device: Device, options: argparse.Namespace) -> Iterator[Measured]:

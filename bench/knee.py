@@ -1,4 +1,4 @@
-"""What a forward of several pictures gains over several of one: ``python -m bench.knee`` writes docs/kiln.md.
+"""What a forward of several pictures gains: ``python -m bench.knee`` writes bench/results/knee.md.
 
 Denoisers of random weights in the device's number format, one row for each picture, so many forwards of each
 number of rows by turns. ``--device cuda`` measures the published sizes of Stable Diffusion, too.
@@ -11,19 +11,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from bench.kiln_models import denoiser
-from bench.report import fill_in, on_device, table
+from bench.report import on_device, table, write_result
 from worker.engines.contract.engine import Device
 from worker.kiln.devices import describe, find_device
 from worker.kiln.meter import settle
 
-PAGE = Path(__file__).parents[1] / "docs" / "kiln.md"
 BATCHES = (1, 2, 4, 8, 16)
 
 
@@ -48,7 +46,7 @@ def main(given: Sequence[str] | None = None) -> None:
         print(*rows[-1], sep=" | ", flush=True)
     text = f"On {describe(device)}:\n\n{table(rows)}"
     print(text)
-    fill_in(on_device("knee", device), text, page=PAGE)
+    write_result(on_device("knee", device), text)
 
 
 def sizes(device: Device) -> Iterator[Size]:

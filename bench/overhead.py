@@ -1,4 +1,4 @@
-"""What Qanvas costs a job that costs nothing: ``python -m bench.overhead`` fills in docs/performance.md.
+"""What Qanvas costs a job that costs nothing: ``python -m bench.overhead`` writes bench/results/overhead.md.
 
 The `fake` model at zero steps, 8 x 8 pixels, over HTTP, with real processes on one machine; beside it plain
 Celery with late acknowledgement on the same Valkey, doing the same work, in the same run. Each system is

@@ -1,4 +1,4 @@
-"""What a user would take instead: ``python -m bench.peers`` fills in docs/performance.md.
+"""What a user would take instead: ``python -m bench.peers`` writes bench/results/peers.md.
 
 It takes a quarter of an hour. ``starter-image`` behind LitServe with its own batching, and behind Qanvas, on
 the same machine: one client alone, twelve clients that ask for pictures of equal steps, and twelve that ask
@@ -22,7 +22,7 @@ import PIL.Image
 
 from bench.peers_clients import Client, Peer, Request, litserve, qanvas
 from bench.peers_report import Compared, Served, page, plot
-from bench.report import IMAGES, fill_in, machine
+from bench.report import IMAGES, link, machine, write_result
 
 #: clients that ask at the same time
 CLIENTS = 12
@@ -60,8 +60,8 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         drawn = plot(found, Path(folder) if options.quick else IMAGES)
     if not options.quick:
-        shown = f"![Seconds for a picture alone, and pictures a second for many](images/{drawn.name})"
-        fill_in("peers", f"{text}\n\n{shown}")
+        shown = f"![Seconds for a picture alone, and pictures a second for many]({link(drawn)})"
+        write_result("peers", f"{text}\n\n{shown}")
 
 
 def requests(steps: Sequence[int], count: int, seed: int) -> list[Request]:

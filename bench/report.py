@@ -1,4 +1,4 @@
-"""The figures as tables for docs/performance.md, and as a plot."""
+"""Figures as tables and plots, and the folder that keeps what benchmarks and drills have measured."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ if TYPE_CHECKING:
     from bench.overhead import Figures
     from worker.engines.contract.engine import Device
 
-_DOCS = Path(__file__).parents[1] / "docs"
-PAGE, IMAGES = _DOCS / "performance.md", _DOCS / "images"
+RESULTS = Path(__file__).with_name("results")
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+#: by the name of a file in RESULTS: its title, and the command that writes it
+PARTS = {
+    "overhead": ("What a job costs that costs nothing", "python -m bench.overhead"),
+    "claims": ("What a claim costs in a deep queue", "python -m bench.claims"),
+    "streams": ("What open event streams cost", "python -m bench.streams"),
+    "kiln": ("Sharing steps under load", "python -m bench.kiln --only load"),
+    "kiln-alone": ("One request alone", "python -m bench.kiln --only alone"),
+    "kiln-full": ("A full queue", "python -m bench.kiln --only full"),
+    "peers": ("Beside LitServe", "python -m bench.peers"),
+    "knee": ("What a forward of several pictures gains", "python -m bench.knee"),
+    "our-drill": ("Drills: everything is broken at random", "make drill WRITE=1"),
+    "drills": ("A worker killed in the middle of a job, side by side", "python -m bench.drills"),
+}
+_GPU = "-gpu"
 PLOT = IMAGES / "overhead.png"
-
-_SHOWN = f"![Jobs per second of a full queue, and ms from submission to success](images/{PLOT.name})"
 
 _COLUMNS = {
     "submit_rate": "submits/s, 16",
@@ -88,27 +100,30 @@ def tables(found: Mapping[str, Figures], steps: Mapping[str, Mapping[str, float]
 
 
 def write(text: str, found: Mapping[str, Figures]) -> None:
-    """Put the tables into the page, and draw the plot."""
-    fill_in("overhead", f"{text}\n\n{_SHOWN}")
+    """Write the tables to RESULTS, and draw the plot."""
+    shown = f"![Jobs per second of a full queue, and ms from submission to success]({link(PLOT)})"
+    write_result("overhead", f"{text}\n\n{shown}")
     _draw(found)
-
-
-def marks(part: str) -> tuple[str, str]:
-    """The lines of a page between which such a part stands."""
-    return f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
 
 
 def on_device(part: str, device: Device) -> str:
     """The name of a part that a GPU has for itself, beside the CPU's."""
-    return part if device.name == "cpu" else f"{part}-gpu"
+    return part if device.name == "cpu" else f"{part}{_GPU}"
 
 
-def fill_in(part: str, text: str, page: Path = PAGE) -> None:
-    """Replace what stands between the marks of a part of the page."""
-    begin, end = marks(part)
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+def link(image: Path) -> str:
+    """How a file in RESULTS names an image."""
+    return f"../../docs/images/{image.name}"
+
+
+def write_result(part: str, text: str) -> Path:
+    """Replace the file of this part in RESULTS, and return it."""
+    title, command = PARTS[part.removesuffix(_GPU)]
+    if part.endswith(_GPU):
+        title, command = f"{title}, on a GPU", f"{command} --device cuda"
+    path = RESULTS / f"{part}.md"
+    path.write_text(f"# {title}\n\nWritten by `{command}`.\n\n{text}\n")
+    return path
 
 
 def _draw(found: Mapping[str, Figures]) -> None:

@@ -1,4 +1,4 @@
-"""What open event streams cost one API process: ``python -m bench.streams`` fills in docs/performance.md.
+"""What open event streams cost one API process: ``python -m bench.streams`` writes bench/results/streams.md.
 
 Memory for each stream; how long a lone client's submission takes with no stream open and with a thousand,
 in turn, in one run; and how long an event of every job takes to reach all the streams.
@@ -163,7 +163,7 @@ def main() -> None:
     text = table(options.streams, run(options.streams, rounds, submits), machine)
     print(text)
     if not options.quick:
-        report.fill_in("streams", text)
+        report.write_result("streams", text)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_both_systems_draw_the_same_pictures_by_turns(other: Peer) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_litserve_fails_the_request_whose_worker_dies(other: Peer) -> None:
-    """As docs/performance.md says: the client has to ask again."""
+    """The client has to ask again."""
     answered: list[str] = []
 
     def ask() -> None:

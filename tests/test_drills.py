@@ -9,10 +9,9 @@ import pytest
 
 from bench.drills import work
 from bench.drills.drill import judge
-from bench.report import marks
 from tests.drills.audit import Findings
 from tests.drills.drill import Report
-from tests.drills.report import PAGE, PART, text
+from tests.drills.report import text
 
 IDS = ["a", "b", "c"]
 
@@ -48,11 +47,9 @@ def test_work_is_noted_as_begun_and_ended_by_its_worker(
     assert (second.what, second.job) == ("end", "a") and second.at >= first.at
 
 
-def test_our_own_drill_has_its_place_in_the_page_with_every_count() -> None:
+def test_our_own_drill_is_told_with_every_count() -> None:
     found = Findings(lost=["a"], doubled=["b", "c"], unproven=["d"], untold=["e"])
     report = Report("sqlite", 7, 300, {"API killed": 2, "Valkey hung": 0}, 5, ("f",), 61.2, found)
     assert text([report], "2 CPUs.").splitlines()[-1] == (
         "| sqlite, 7 | 300 | API killed 2, requests repeated 5 | 1 | 2 | 0 | 3 | 61 |"
     )
-    begin, end = marks(PART)
-    assert PAGE.read_text().count(begin) == PAGE.read_text().count(end) == 1

@@ -1,4 +1,4 @@
-"""``python -m bench.drills`` fills in docs/reliability.md: what each system makes of killed workers."""
+"""``python -m bench.drills`` writes bench/results/drills.md: what each system makes of killed workers."""
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
-"""The outcomes as a table of docs/reliability.md."""
+"""The outcomes as a table of bench/results/drills.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from bench.drills.drill import Outcome, Plan
 from bench.drills.systems import System
-from bench.report import fill_in, table
+from bench.report import table, write_result
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _HEAD = [
     "",
     "hit",
@@ -36,8 +34,8 @@ def text(systems: Sequence[System], found: Mapping[str, Outcome], plan: Plan, ma
 
 
 def write(text: str) -> None:
-    """Put the table into the page."""
-    fill_in("drills", text, page=PAGE)
+    """Replace the table."""
+    write_result("drills", text)
 
 
 def _row(name: str, outcome: Outcome) -> list[str]:

@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument(
         "--database", choices=DIALECTS, action="append", help="once or twice; both by default"
     )
-    parser.add_argument("--write", action="store_true", help="put the counts into docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="write the counts to bench/results/our-drill.md")
     options = parser.parse_args()
     said, reports = machine(), []
     for dialect in options.database or DIALECTS:

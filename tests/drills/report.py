@@ -1,16 +1,12 @@
-"""The counts of drills as a table of docs/reliability.md."""
+"""The counts of drills as a table of bench/results/our-drill.md."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from bench.report import fill_in, table
+from bench.report import table, write_result
 from tests.drills.drill import Report
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
-#: its part of the page
-PART = "our drill"
 _HEAD = ["database, seed", "jobs", "what was broken", "lost", "doubled", "stuck", "anything else", "seconds"]
 
 
@@ -20,8 +16,8 @@ def text(reports: Sequence[Report], machine: str) -> str:
 
 
 def write(reports: Sequence[Report], machine: str) -> None:
-    """Put the table into the page."""
-    fill_in(PART, text(reports, machine), page=PAGE)
+    """Replace the table."""
+    write_result("our-drill", text(reports, machine))
 
 
 def _row(report: Report) -> list[str]:
