@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.subjects import JOB
-from shared.catalog.builtin import fake
+from shared.catalog.builtin import fakes
 from shared.db.engine import Database
 from shared.jobs.entities import Finish, NewJob, NewOutput, Succeeded
 from shared.jobs.leases import Leases
@@ -38,7 +38,7 @@ def _steps(url: str, folder: Path, redis_url: str) -> dict[str, float]:
     database.migrate()
     store, leases, storage = JobStore(database), Leases(database, 30.0), FileStorage(folder)
     events = Events(redis_url)
-    check = InputCheck(fake().input_schema)
+    check = InputCheck(next(iter(fakes())).input_schema)
     new = NewJob(
         tenant="default",
         task="text-to-image",

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from shared.catalog.families import families, tasks, trainings
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("api", "worker", "shared", "cli", "starters")
 
@@ -143,6 +145,32 @@ def test_what_users_send_is_decoded_in_the_sandbox_only() -> None:
 def test_the_states_of_a_job_do_no_io() -> None:
     allowed = {"__future__", "collections.abc", "dataclasses", "enum", "types", "typing", "shared.errors"}
     assert {one.module for one in imports() if one.file == "shared/states.py"} <= allowed
+
+
+def test_general_modules_name_no_family_and_no_task() -> None:
+    """What is peculiar to one kind of models lies in the folders of families, engines and tasks."""
+    names = {family.name for family in families()} | {*tasks(), *trainings()}
+    own = (
+        "shared/catalog/families/",
+        "shared/catalog/tasks/",
+        "worker/engines/",
+        "worker/inputs/",
+        "worker/kiln/",
+        "worker/media/",
+        "api/dialects/",
+        "starters/",
+    )
+    found = []
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        place = str(path.relative_to(ROOT))
+        if place.startswith(own):
+            continue
+        found += [
+            f"{place}:{node.lineno}: {node.value!r}"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and node.value in names
+        ]
+    assert not found
 
 
 def test_only_the_settings_read_the_environment() -> None:

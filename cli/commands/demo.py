@@ -18,7 +18,6 @@ from cli.progress import watch
 from cli.signals import stopping
 from shared.errors import ConfigurationError
 
-_TASK = "text-to-image"
 _PREFERRED = "starter-image"
 
 
@@ -28,7 +27,7 @@ _PREFERRED = "starter-image"
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
 )
-@click.option("--model", help=f"Any {_TASK} model; {_PREFERRED} when not given.")
+@click.option("--model", help=f"Any text-to-image model; {_PREFERRED} when not given.")
 def demo(prompt: str, data: Path | None, out: Path, model: str | None) -> None:
     """Start a server, make one picture, write it to ./out, and stop the server."""
     from cli.embedded.supervisor import Supervisor
@@ -53,9 +52,14 @@ def demo(prompt: str, data: Path | None, out: Path, model: str | None) -> None:
 
 
 def _choose(models: list[dict[str, Any]]) -> str:
-    names = [str(model["id"]) for model in models if model["task"] == _TASK and model["state"] != "missing"]
+    names = [str(model["id"]) for model in models if model["state"] != "missing" and _draws(model)]
     if not names:
         raise ConfigurationError(
-            f"no {_TASK} model is here; put one into a catalog and name that in QANVAS_CATALOG"
+            "no model that draws is here; put one into a catalog and name that in QANVAS_CATALOG"
         )
     return _PREFERRED if _PREFERRED in names else names[0]
+
+
+def _draws(model: dict[str, Any]) -> bool:
+    """Whether it makes a picture of a prompt, and needs nothing else."""
+    return str(model["output"]).startswith("image/") and model["input_schema"].get("required") == ["prompt"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from cli import options
+from cli.client import Client
 from cli.inputs import inputs_from
 from cli.progress import watch
 
@@ -37,8 +38,8 @@ def train(
     DATASET is a folder or zip of images with a metadata.jsonl (file_name, text), or a .txt with an empty
     line between texts.
     """
-    model = task or ("train-text" if dataset.suffix == ".txt" else "train-diffusion")
     with options.client_from(url, key, data) as client:
+        model = task or _trainer_for(client, "text" if dataset.suffix == ".txt" else "archive")
         given = inputs_from(client, model, inputs)
         with _as_file(dataset) as path:
             click.echo(f"sending {path.stat().st_size / 1e6:.1f} MB …", err=True)
@@ -53,6 +54,16 @@ def train(
             click.echo(f"the training goes on: qanvas jobs {job['id']}", err=True)
             raise
         click.echo(name)
+
+
+def _trainer_for(client: Client, kind: str) -> str:
+    """The first model of the server that learns from a dataset of this kind."""
+    for model in client.models():
+        if model["input_schema"]["properties"].get("dataset", {}).get("x-file") == kind:
+            return str(model["id"])
+    raise click.UsageError(
+        f"this server trains no model from a file of the kind {kind}; say which with --task"
+    )
 
 
 @contextmanager

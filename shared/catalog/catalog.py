@@ -7,10 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from shared.catalog import bases, builtin, operator_file
+from shared.catalog import builtin, operator_file
+from shared.catalog.families import trainings
+from shared.catalog.families.family import BASE_MODEL
 from shared.catalog.models import Folder, Model
 from shared.catalog.serialization import from_entry
-from shared.catalog.tasks import TRAININGS
 from shared.catalog.trained import TrainedModelRow, TrainedModels
 from shared.db.engine import Database
 from shared.errors import ConfigurationError, FieldError, InvalidInput, NotFound
@@ -38,6 +39,7 @@ class Catalog:
                 )
             self._fixed[model.id] = model
         self._trained = TrainedModels(database)
+        self._trainings = trainings()
         self._rows: dict[tuple[str, str, str, float], Model] = {}
         self._checks: dict[int, tuple[Mapping[str, Any], InputCheck]] = {}
 
@@ -102,19 +104,19 @@ class Catalog:
             checked = kept[1].check(given, pointer)
         except InvalidInput as error:
             raise InvalidInput([_with_task(model, fault, pointer) for fault in error.errors]) from None
-        if model.task in TRAININGS:
+        if model.task in self._trainings:
             if checked["name"] in self._fixed:
                 raise InvalidInput.at(
                     f"{pointer}/name", "is a model of this server already; choose another name"
                 )
             if (base := checked.get("base_model")) is not None:
-                self.base(base, tenant, f"{pointer}/base_model")
+                self.base(base, tenant, model.task, f"{pointer}/base_model")
         return checked
 
-    def base(self, model_id: str, tenant: str, pointer: str = bases.POINTER) -> Model:
+    def base(self, model_id: str, tenant: str, training: str, pointer: str = BASE_MODEL) -> Model:
         """The model that a training goes on from. Raises InvalidInput for one that it cannot go on from."""
         found = self._known(model_id, tenant, pointer)
-        if fault := bases.unfit(found):
+        if fault := self._trainings[training].base_fault(found):
             raise InvalidInput.at(pointer, fault)
         return found
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from shared.catalog.families.family import HubFiles
 from shared.catalog.models import Hub
 from shared.catalog.weights import only_pickled, refused
 from shared.errors import ModelUnavailable
@@ -17,10 +18,6 @@ OnProgress = Callable[[int, int | None], None]
 #: seconds for the list of a repository's files
 _SECONDS = 10.0
 
-_TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
-#: a pipeline's parts lie in folders; a file of weights beside these holds all of them once more
-_PIPELINE = ("model_index.json", *(f"*/{pattern}" for pattern in (*_TEXTS, "*.safetensors")))
-_SINGLE = (*_TEXTS, "*.safetensors")
 #: the same weights again: in half precision, before averaging, or in the publisher's own format
 _TWICE = ("*.fp16*.safetensors", "*.bf16*.safetensors", "*.non_ema*", "original/*", "consolidated*")
 
@@ -29,14 +26,14 @@ def download(
     source: Hub,
     cache: Path,
     *,
-    pipeline: bool,
+    files: HubFiles,
     code: bool = False,
     progress: OnProgress | None = None,
     endpoint: str | None = None,
 ) -> Path:
     """The folder of the model's files at its revision; without a network, what an earlier call left there.
 
-    ``pipeline``: the repository is one of diffusers; ``code``: its Python files too. HF_TOKEN and HF_ENDPOINT
+    ``files``: which files the model needs; ``code``: its Python files too. HF_TOKEN and HF_ENDPOINT
     are the hub library's own variables. Raises ModelUnavailable with the cure."""
     try:
         from huggingface_hub import HfApi, snapshot_download
@@ -47,13 +44,13 @@ def download(
         ) from None
     name = f"{source.repo} at {source.revision}"
     if not source.file:
-        _refuse_pickles(HfApi(endpoint=endpoint), source, name, pipeline=pipeline)
+        _refuse_pickles(HfApi(endpoint=endpoint), source, name, files=files)
     try:
         folder = snapshot_download(
             source.repo,
             revision=source.revision,
             cache_dir=cache,
-            allow_patterns=_wanted(source, pipeline=pipeline, code=code),
+            allow_patterns=_wanted(source, files=files, code=code),
             ignore_patterns=list(_TWICE),
             tqdm_class=_bar(progress),
             endpoint=endpoint,
@@ -78,22 +75,22 @@ def download(
     return Path(folder)
 
 
-def _refuse_pickles(hub: Any, source: Hub, name: str, *, pipeline: bool) -> None:
+def _refuse_pickles(hub: Any, source: Hub, name: str, *, files: HubFiles) -> None:
     """Raise ModelUnavailable, before anything is downloaded, where a part has pickled weights alone."""
     try:
         listed = hub.model_info(source.repo, revision=source.revision, timeout=_SECONDS).siblings or ()
     except Exception:  # noqa: BLE001 - its own or its HTTP library's
         return  # the download itself says what is wrong, or finds what an earlier one left
-    depth = 2 if pipeline else 1  # what lies elsewhere is not wanted
+    depth = files.depth  # what lies elsewhere is not wanted
     paths = [path for one in listed if len((path := PurePosixPath(one.rfilename)).parts) == depth]
     if (example := only_pickled(path for path in paths if path.parts[0] != "original")) is not None:
         raise refused(name, str(example))
 
 
-def _wanted(source: Hub, *, pipeline: bool, code: bool) -> list[str]:
+def _wanted(source: Hub, *, files: HubFiles, code: bool) -> list[str]:
     if source.file:
         return [source.file]
-    return [*(_PIPELINE if pipeline else _SINGLE), *(["*.py"] if code else [])]
+    return [*files.wanted, *(["*.py"] if code else [])]
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.catalog.builtin import starter_folder
+from shared.catalog.families import hub_files
 from shared.catalog.hub import OnProgress, download
 from shared.catalog.models import Builtin, Folder, Hub, Model, Starter, Stored
 from shared.catalog.weights import check_weights
@@ -48,7 +49,7 @@ def _folder(model: Model, settings: Settings, storage: Storage, progress: OnProg
             return download(
                 source,
                 settings.data / "hub",
-                pipeline=model.engine == "diffusion",
+                files=hub_files(model.engine),
                 code=model.trust_remote_code,
                 progress=progress,
             )

@@ -27,91 +27,59 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator, ValidationError
 
-from shared.catalog import schemas
-from shared.catalog.additions import with_controlnet, with_loras
-from shared.catalog.models import Folder, Hub, Model, Source
-from shared.catalog.tasks import TASKS, TOGETHER
+from shared.catalog import families
+from shared.catalog.families.family import Family, Schemas
+from shared.catalog.models import Model
+from shared.catalog.sources import HAS_SOURCE, SOURCE, TEXT, source
 from shared.errors import ConfigurationError, FieldError, InvalidInput
 from shared.schema import marks
 from shared.schema.input_check import InputCheck
 from shared.schema.messages import describe
+from shared.schema.specialise import specialise_all
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # the library takes no dot
-_DIFFUSION_ONLY = ("loras", "controlnet")
-_TEXT = {"type": "string", "minLength": 1}
 _MISPLACED = (
     "has x-file or x-picture where it would not be heeded: they belong to strings, which may stand in the "
     "properties of objects and the items of arrays"
 )
-#: where files come from
-_SOURCE = {
-    "hub": {
-        "type": "string",
-        "pattern": r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
-        "x-expects": "a repository of the hub, as owner/name",
-    },
-    "revision": _TEXT,
-    "folder": _TEXT,
-}
-_HAS_SOURCE = {
-    "type": "object",
-    "additionalProperties": False,
-    "oneOf": [{"required": ["hub"]}, {"required": ["folder"]}],
-    "dependentRequired": {"revision": ["hub"]},
-}
-_EXPECTS = "a table with hub or folder"
-_CONTROLNET = {**_HAS_SOURCE, "properties": _SOURCE, "x-expects": _EXPECTS}
-_LORA = {
-    **_HAS_SOURCE,
-    "dependentRequired": {"revision": ["hub"], "file": ["hub"]},
-    "x-expects": _EXPECTS,
-    "properties": {
-        **_SOURCE,
-        "file": {
-            "type": "string",
-            "pattern": r"^\w[\w. -]*(/\w[\w. -]*)*\.safetensors$",
-            "x-expects": "a .safetensors file of the repository",
-        },
-    },
-}
-_FILE = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["models"],
-    "properties": {
-        "models": {
-            "type": "object",
-            "additionalProperties": {
-                **_HAS_SOURCE,
-                "required": ["task"],
-                "properties": {
-                    **_SOURCE,
-                    "task": {"enum": list(TASKS)},
-                    "tasks": {"type": "array", "items": {"enum": list(TASKS)}},
-                    "controlnet": _CONTROLNET,
-                    "loras": {"type": "object", "additionalProperties": _LORA},
-                    "queue": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
-                    "license": _TEXT,
-                    "description": {"type": "string"},
-                    "trust_remote_code": {"type": "boolean"},
-                    "options": {
-                        "type": "object",
-                        "properties": {"offload": {"enum": ["none", "model", "group"]}},
-                    },
-                    "inputs": {
-                        "type": "object",
-                        "additionalProperties": {
-                            "oneOf": [{"type": "object"}, {"const": False}],
-                            "x-expects": "a table of what differs, or false to take the input away",
-                        },
-                    },
+
+
+def _entry_schema() -> Mapping[str, Any]:
+    """JSON Schema of one model's table, with the keys of all families."""
+    names = list(families.tasks())
+    own = {key: schema for family in families.families() for key, schema in family.keys.items()}
+    return {
+        **HAS_SOURCE,
+        "required": ["task"],
+        "properties": {
+            **SOURCE,
+            "task": {"enum": names},
+            "tasks": {"type": "array", "items": {"enum": names}},
+            **own,
+            "queue": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
+            "license": TEXT,
+            "description": {"type": "string"},
+            "trust_remote_code": {"type": "boolean"},
+            "options": {"type": "object"},
+            "inputs": {
+                "type": "object",
+                "additionalProperties": {
+                    "oneOf": [{"type": "object"}, {"const": False}],
+                    "x-expects": "a table of what differs, or false to take the input away",
                 },
             },
-        }
-    },
-}
+        },
+    }
+
+
+def _file_schema() -> Mapping[str, Any]:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["models"],
+        "properties": {"models": {"type": "object", "additionalProperties": _entry_schema()}},
+    }
 
 
 def read(path: Path) -> list[Model]:
@@ -125,7 +93,7 @@ def read(path: Path) -> list[Model]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"the catalog {path} is not TOML: {error}") from error
     try:
-        InputCheck(_FILE).check(document, "")
+        InputCheck(_file_schema()).check(document, "")
         return [_model(name, entry, path.parent) for name, entry in document["models"].items()]
     except InvalidInput as error:
         raise ConfigurationError(f"the catalog {path} has faults: {error}") from error
@@ -134,7 +102,8 @@ def read(path: Path) -> list[Model]:
 def _model(model_id: str, entry: Mapping[str, Any], base: Path) -> Model:
     """Raises InvalidInput."""
     at = f"/models/{model_id}"
-    task = TASKS[entry["task"]]
+    family = families.of_task(entry["task"])
+    task = family.tasks[entry["task"]]
     if not _ID.fullmatch(model_id):
         raise InvalidInput.at(at, "must be an id of 1 to 100 letters, digits and . _ -")
     trusted = entry.get("trust_remote_code", False)
@@ -145,12 +114,12 @@ def _model(model_id: str, entry: Mapping[str, Any], base: Path) -> Model:
             "must be a commit of 40 hex digits where trust_remote_code is on, so that the code that runs "
             "is the code that you read",
         )
-    own, *others = _input_schemas(entry, at).items()
+    own, *others = _input_schemas(family, entry, at).items()
     return Model(
         id=model_id,
         task=entry["task"],
         engine=task.engine,
-        source=_source(entry, base),
+        source=source(entry, base),
         input_schema=own[1],
         also=dict(others),
         output=task.output,
@@ -159,42 +128,31 @@ def _model(model_id: str, entry: Mapping[str, Any], base: Path) -> Model:
         description=entry.get("description", ""),
         trust_remote_code=trusted,
         options=entry.get("options", {}),
-        loras={name: _source(lora, base) for name, lora in entry.get("loras", {}).items()},
-        controlnet=_source(entry["controlnet"], base) if "controlnet" in entry else None,
+        loras={name: source(lora, base) for name, lora in entry.get("loras", {}).items()},
+        controlnet=source(entry["controlnet"], base) if "controlnet" in entry else None,
     )
 
 
-def _source(entry: Mapping[str, Any], base: Path) -> Source:
-    if "hub" in entry:
-        return Hub(entry["hub"], entry.get("revision", "main"), entry.get("file", ""))
-    return Folder(str((base / Path(entry["folder"]).expanduser()).resolve()))
-
-
-def _input_schemas(entry: Mapping[str, Any], at: str) -> dict[str, dict[str, Any]]:
+def _input_schemas(family: Family, entry: Mapping[str, Any], at: str) -> Schemas:
     """The input schema of each of the model's tasks, its own task's first. Raises InvalidInput."""
-    task, loras = entry["task"], entry.get("loras", {})
+    task = entry["task"]
     others = [name for name in dict.fromkeys(entry.get("tasks", ())) if name != task]
-    together = TOGETHER.get(task, ())
+    together = family.together.get(task, ())
     if unfit := [name for name in others if name not in together]:
         may = f"may do {', '.join(together)} besides" if together else "does nothing besides"
         raise InvalidInput.at(f"{at}/tasks", f"{unfit[0]} is not possible: a model for {task} {may}")
-    if TASKS[task].engine != "diffusion" and (surplus := [key for key in _DIFFUSION_ONLY if key in entry]):
+    foreign = {key for each in families.families() if each is not family for key in each.keys}
+    if surplus := sorted(foreign & entry.keys()):
         raise InvalidInput.at(f"{at}/{surplus[0]}", f"is not possible: no model for {task} has that")
-    if bad := [name for name in loras if not _LORA_NAME.fullmatch(name)]:
-        raise InvalidInput.at(f"{at}/loras/{bad[0]}", "must be a name of 1 to 64 letters, digits, _ and -")
-    known: dict[str, Mapping[str, Any]] = {name: schemas.load(TASKS[name].schema) for name in (task, *others)}
-    if loras:
-        known = {name: with_loras(schema, loras) for name, schema in known.items()}
-    if "controlnet" in entry:
-        known = {name: with_controlnet(schema) for name, schema in known.items()}
-    return _specialised(known, entry.get("inputs", {}), f"{at}/inputs")
+    if "options" in entry:
+        InputCheck(family.options).check(entry["options"], f"{at}/options")
+    known = {name: family.tasks[name].input_schema(name) for name in (task, *others)}
+    return _specialised(family.extend(entry, known, at), entry.get("inputs", {}), f"{at}/inputs")
 
 
-def _specialised(
-    known: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Any], at: str
-) -> dict[str, dict[str, Any]]:
+def _specialised(known: Schemas, inputs: Mapping[str, Any], at: str) -> Schemas:
     try:
-        found = schemas.specialise_all(known, inputs)
+        found = specialise_all(known, inputs)
     except InvalidInput as error:
         raise InvalidInput([FieldError(at + each.pointer, each.detail) for each in error.errors]) from None
     for schema in found.values():

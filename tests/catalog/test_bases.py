@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import schemas
-from shared.catalog.bases import PARTS
+from shared.catalog import tasks
 from shared.catalog.catalog import Catalog
+from shared.catalog.families.diffusion.base_models import PARTS
 from shared.catalog.models import Stored
 from shared.db.engine import Database
 from shared.errors import InvalidInput
@@ -45,7 +45,7 @@ DRAWING: dict[str, Any] = {
     "task": "text-to-image",
     "engine": "diffusion",
     "source": Stored("models/job_1-1"),
-    "input_schema": schemas.load("text_to_image"),
+    "input_schema": tasks.load("text-to-image"),
 }
 GIVEN = {"dataset": "file_1", "name": "mine"}
 
@@ -104,7 +104,7 @@ def test_an_unknown_model_and_another_tenants_are_both_no_such_model(catalog: Ca
 
 
 def test_what_the_model_settles_cannot_be_given_beside_it_and_has_no_default(catalog: Catalog) -> None:
-    schema = schemas.load("train_diffusion")
+    schema = tasks.load("train-diffusion")
     settled = list(schema["dependentSchemas"]["base_model"]["properties"])
     alone = InputCheck(schema).check(GIVEN, "/input")
     beside = check(catalog, "starter-image")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import schemas
+from shared.catalog import tasks
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import Builtin, Model, Stored
 from shared.catalog.serialization import from_entry, to_entry
@@ -18,6 +18,7 @@ from shared.errors import ConfigurationError, InvalidInput, NotFound
 from shared.jobs.entities import Finish, NewJob, NewModel, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
+from shared.schema.specialise import specialise
 from shared.settings import Settings
 
 OPERATORS = """
@@ -54,7 +55,7 @@ def train(database: Database) -> Train:
             "task": "unconditional-image-generation",
             "engine": "gan",
             "source": Stored(f"models/{job.id}"),
-            "input_schema": schemas.load("gan"),
+            "input_schema": tasks.load("unconditional-image-generation"),
             "output": "image/png",
             "description": "Faces.",
         }
@@ -161,7 +162,10 @@ def test_a_trained_model_is_its_tenants_own(catalog: Catalog, train: Train) -> N
 def test_a_model_that_was_trained_again_checks_by_its_new_schema(catalog: Catalog, train: Train) -> None:
     train("faces")
     catalog.check_input(catalog.get("faces"), {"num_images": 2})
-    train("faces", input_schema=schemas.specialise(schemas.load("gan"), {"num_images": {"maximum": 1}}))
+    train(
+        "faces",
+        input_schema=specialise(tasks.load("unconditional-image-generation"), {"num_images": {"maximum": 1}}),
+    )
     with pytest.raises(InvalidInput, match="/input/num_images"):
         catalog.check_input(catalog.get("faces"), {"num_images": 2})
 

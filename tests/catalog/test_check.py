@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.catalog import schemas
+from shared.catalog import tasks
 from shared.errors import InvalidInput
 from shared.schema.input_check import MAX_FAULTS, InputCheck
 
-PICTURE = InputCheck(schemas.load("text_to_image"))
-TEXT = InputCheck(schemas.load("text"))
+PICTURE = InputCheck(tasks.load("text-to-image"))
+TEXT = InputCheck(tasks.load("text-generation"))
 
 
 def faults(check: InputCheck, value: object, pointer: str = "/input") -> dict[str, str]:
@@ -153,7 +153,7 @@ def test_a_choice_between_fields_is_named(value: object) -> None:
 
 
 def test_a_file_is_described_by_its_kind() -> None:
-    pointer, detail = fault(InputCheck(schemas.load("train_text")), {"dataset": 3, "name": "a1"})
+    pointer, detail = fault(InputCheck(tasks.load("train-text")), {"dataset": 3, "name": "a1"})
     assert pointer == "/input/dataset"
     assert detail.startswith("must be text: the id of a file (file_…)")
 
@@ -181,12 +181,12 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-_FIELDS = sorted({name for each in schemas.names() for name in schemas.load(each)["properties"]})
+_FIELDS = sorted({name for each in tasks.names() for name in tasks.load(each)["properties"]})
 
 
-@given(st.sampled_from(sorted(schemas.names())), st.dictionaries(st.sampled_from(_FIELDS), _JSON) | _JSON)
+@given(st.sampled_from(sorted(tasks.names())), st.dictionaries(st.sampled_from(_FIELDS), _JSON) | _JSON)
 def test_any_json_is_either_accepted_as_json_or_refused_as_invalid(name: str, value: object) -> None:
-    check = InputCheck(schemas.load(name))
+    check = InputCheck(tasks.load(name))
     try:
         checked = check.check(value, "/input")
     except InvalidInput:
@@ -196,9 +196,9 @@ def test_any_json_is_either_accepted_as_json_or_refused_as_invalid(name: str, va
         assert check.check(checked, "/input") == checked
 
 
-@pytest.mark.parametrize("name", sorted(schemas.names()))
+@pytest.mark.parametrize("name", sorted(tasks.names()))
 def test_every_schema_is_closed_and_its_defaults_fit(name: str) -> None:
-    schema = schemas.load(name)
+    schema = tasks.load(name)
     assert schema["additionalProperties"] is False
     for field, rule in schema["properties"].items():
         if "default" in rule:

@@ -15,6 +15,8 @@ import pytest
 
 from shared.catalog import model_files
 from shared.catalog.builtin import starter_folder, starters
+from shared.catalog.families.diffusion import FAMILY as DIFFUSION
+from shared.catalog.families.family import HubFiles
 from shared.catalog.hub import download
 from shared.catalog.model_files import materialise
 from shared.catalog.models import Builtin, Folder, Hub, Model, Source, Starter, Stored
@@ -134,7 +136,7 @@ def test_of_a_pipeline_only_what_loads_safely_is_downloaded_and_only_once(
     folder = download(
         Hub("owner/model"),
         tmp_path,
-        pipeline=True,
+        files=DIFFUSION.hub,
         progress=lambda *done: seen.append(done),
         endpoint=hub.url,
     )
@@ -144,7 +146,7 @@ def test_of_a_pipeline_only_what_loads_safely_is_downloaded_and_only_once(
     total = sum(len(PIPELINE[name]) for name in wanted)
     assert max(done for done, _ in seen) == total
     assert seen[-1][1] == total
-    assert download(Hub("owner/model", COMMIT), tmp_path, pipeline=True, endpoint=hub.url) == folder
+    assert download(Hub("owner/model", COMMIT), tmp_path, files=DIFFUSION.hub, endpoint=hub.url) == folder
     assert len(hub.fetched) == len(wanted)
 
 
@@ -171,7 +173,12 @@ def test_a_repository_with_a_part_of_pickled_weights_alone_is_refused_before_its
     for files, name in ((pipeline, f"vae/weights{suffix}"), (language, f"model{suffix}")):
         server = LocalHub(files)
         with pytest.raises(ModelUnavailable, match=rf"{name} is pickled, .* take a revision") as caught:
-            download(Hub("owner/model"), tmp_path, pipeline=files is pipeline, endpoint=server.url)
+            download(
+                Hub("owner/model"),
+                tmp_path,
+                files=DIFFUSION.hub if files is pipeline else HubFiles(),
+                endpoint=server.url,
+            )
         server.stop()
         assert "owner/model at main" in caught.value.message and not caught.value.retryable
         assert server.fetched == []
@@ -205,26 +212,26 @@ def test_weights_whose_header_begins_as_a_pickle_does_are_no_pickle(tmp_path: Pa
 
 
 def test_code_is_downloaded_only_when_it_is_trusted(hub: LocalHub, tmp_path: Path) -> None:
-    folder = download(Hub("owner/model", COMMIT), tmp_path, pipeline=True, code=True, endpoint=hub.url)
+    folder = download(Hub("owner/model", COMMIT), tmp_path, files=DIFFUSION.hub, code=True, endpoint=hub.url)
     assert "pipeline.py" in names(folder)
 
 
 def test_of_a_language_model_the_weights_lie_at_the_top(tmp_path: Path) -> None:
     server = LocalHub(LANGUAGE)
-    folder = download(Hub("owner/model"), tmp_path, pipeline=False, endpoint=server.url)
+    folder = download(Hub("owner/model"), tmp_path, files=HubFiles(), endpoint=server.url)
     server.stop()
     assert names(folder) == {"config.json", "model.safetensors"}
 
 
 def test_what_was_downloaded_is_found_without_a_network(hub: LocalHub, tmp_path: Path) -> None:
-    folder = download(Hub("owner/model"), tmp_path, pipeline=True, endpoint=hub.url)
+    folder = download(Hub("owner/model"), tmp_path, files=DIFFUSION.hub, endpoint=hub.url)
     hub.stop()
     for revision in ("main", COMMIT):
         source = Hub("owner/model", revision)
-        assert download(source, tmp_path, pipeline=True, endpoint="http://127.0.0.1:1") == folder
+        assert download(source, tmp_path, files=DIFFUSION.hub, endpoint="http://127.0.0.1:1") == folder
     (folder / "unet" / "weights.safetensors").unlink()
     with pytest.raises(ModelUnavailable, match="check the network") as caught:
-        download(Hub("owner/model"), tmp_path, pipeline=True, endpoint="http://127.0.0.1:1")
+        download(Hub("owner/model"), tmp_path, files=DIFFUSION.hub, endpoint="http://127.0.0.1:1")
     assert caught.value.retryable
 
 
@@ -241,6 +248,6 @@ def test_what_the_hub_refuses_is_told_with_the_cure(
 ) -> None:
     server = LocalHub(PIPELINE, gated=gated)
     with pytest.raises(ModelUnavailable, match=said) as caught:
-        download(source, tmp_path, pipeline=True, endpoint=server.url)
+        download(source, tmp_path, files=DIFFUSION.hub, endpoint=server.url)
     server.stop()
     assert not caught.value.retryable

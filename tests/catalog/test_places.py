@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.catalog import schemas
+from shared.catalog import tasks
 from shared.catalog.operator_file import read
 from shared.errors import ConfigurationError
 from shared.schema.marks import changed, misplaced
@@ -49,9 +49,9 @@ def test_what_is_marked_is_changed_wherever_it_stands_and_nothing_else() -> None
     }
 
 
-@pytest.mark.parametrize("name", sorted(schemas.names()))
+@pytest.mark.parametrize("name", sorted(tasks.names()))
 def test_our_own_schemas_mark_only_what_is_found(name: str) -> None:
-    assert list(misplaced(schemas.load(name))) == []
+    assert list(misplaced(tasks.load(name))) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.catalog import operator_file, schemas
+from shared.catalog import operator_file, tasks
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import Folder, Hub, Model, Stored
 from shared.catalog.serialization import from_entry, to_entry
@@ -134,8 +134,8 @@ def test_only_diffusion_models_have_adapters(tmp_path: Path) -> None:
 
 
 def test_the_task_of_a_model_can_be_any_of_its_own() -> None:
-    names = {"text-to-image": "text_to_image", "inpainting": "inpainting"}
-    known = {task: schemas.load(name) for task, name in names.items()}
+    names = {"text-to-image": "text-to-image", "inpainting": "inpainting"}
+    known = {task: tasks.load(name) for task, name in names.items()}
     model = Model(
         id="m",
         task="text-to-image",
@@ -155,9 +155,9 @@ def test_the_task_of_a_model_can_be_any_of_its_own() -> None:
 
 
 def test_a_schema_that_extends_another_says_what_differs() -> None:
-    base, redraw = schemas.load("text_to_image"), schemas.load("image_to_image")
+    base, redraw = tasks.load("text-to-image"), tasks.load("image-to-image")
     assert redraw["properties"]["steps"] == base["properties"]["steps"]
     assert redraw["properties"]["width"]["maximum"] == base["properties"]["width"]["maximum"]
     assert redraw["properties"]["width"]["description"] != base["properties"]["width"]["description"]
     assert "image" not in base["properties"] and "extends" not in redraw
-    assert schemas.load("inpainting")["required"] == ["prompt", "image", "mask"]
+    assert tasks.load("inpainting")["required"] == ["prompt", "image", "mask"]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from shared.catalog import schemas
+from shared.catalog import tasks
 from shared.errors import InvalidInput
 from shared.schema.input_check import InputCheck
 from tests.engines.contexts import Recorder
@@ -50,7 +50,7 @@ def more(folder: Path, base: Path, **changes: Any) -> Work:
     """A training that goes on from the base, as a worker prepares it."""
     given = {"dataset": str(squares(folder)), "name": "more", "base_model": "first", "seed": 4, "steps": 4}
     given |= {"batch_size": 2, "prompts": ["red square"], **changes}
-    checked = InputCheck(schemas.load("train_diffusion")).check(given, "/input")
+    checked = InputCheck(tasks.load("train-diffusion")).check(given, "/input")
     named = {"name": "first", "path": str(base)}
     return Work(job_id="job_2", task="train-diffusion", input={**checked, "base_model": named})
 

@@ -10,9 +10,10 @@ import pytest
 
 _AT_ONCE = """
 import sys, threading
-from worker.engines.registry import ENGINES, engine_named
+from shared.catalog.families import engines
+from worker.engines.registry import engine_named
 
-names = sorted(ENGINES) * 2
+names = sorted(engines()) * 2
 barrier, found = threading.Barrier(len(names)), []
 
 def ask(name):
@@ -26,7 +27,7 @@ threads = [threading.Thread(target=ask, args=(name,)) for name in names]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 assert len(found) == len(names), found
-assert len(set(found)) == len(ENGINES), found
+assert len(set(found)) == len(engines()), found
 """
 
 

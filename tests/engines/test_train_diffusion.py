@@ -19,7 +19,7 @@ import torch
 from PIL import Image as Pillow
 from safetensors.torch import load_file
 
-from shared.catalog import schemas
+from shared.catalog import tasks
 from shared.errors import InvalidInput, JobError
 from shared.schema.input_check import InputCheck
 from tests.engines.contexts import Recorder
@@ -82,7 +82,7 @@ def squares(folder: Path) -> Path:
 
 def work(dataset: Path, **changes: Any) -> Work:
     given = {**TINY, "dataset": str(dataset), "name": "tiny", **changes}
-    check = InputCheck(schemas.load("train_diffusion"))
+    check = InputCheck(tasks.load("train-diffusion"))
     return Work(job_id="job_1", task="train-diffusion", input=check.check(given, "/input"))
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.catalog import schemas
-from shared.catalog.tasks import TRAININGS
+from shared.catalog import tasks
 from shared.schema.input_check import InputCheck
 from starters import make
 from starters.make import RECIPES
@@ -17,5 +16,5 @@ from starters.make import RECIPES
 def test_a_recipe_is_a_valid_training_whose_model_has_a_place(name: str) -> None:
     recipe = RECIPES[name]
     given = {**recipe.input, "dataset": "file_1", "name": f"{name}-again"}
-    InputCheck(schemas.load(TRAININGS[recipe.task].schema)).check(given, "/input")
+    InputCheck(tasks.load(recipe.task)).check(given, "/input")
     assert (Path(make.__file__).parent / recipe.folder / "README.md").is_file()

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from shared.catalog.builtin import starter_folder
 from shared.catalog.catalog import Catalog
+from shared.catalog.families import engines
 from shared.errors import (
     ConfigurationError,
     InvalidInput,
@@ -38,7 +39,7 @@ from worker.attempts.completer import _failure
 from worker.attempts.preparer import Preparer
 from worker.attempts.scratch import Scratch
 from worker.engines.contract.engine import Image, Progress, Stopped, StopReason
-from worker.engines.registry import ENGINES, engine_named
+from worker.engines.registry import engine_named
 from worker.inputs.datasets import Text
 from worker.kiln.devices import find_device, memory_budget
 from worker.kiln.kiln_job import Order
@@ -331,7 +332,7 @@ def test_what_a_training_goes_on_from_comes_as_a_folder_and_is_looked_at_once_mo
         preparer.order(second, tmp_path / "b", lambda progress: None)
 
 
-@pytest.mark.parametrize("name", list(ENGINES))
+@pytest.mark.parametrize("name", list(engines()))
 def test_every_engine_of_the_registry_is_there(name: str) -> None:
     assert callable(engine_named(name).load) and callable(engine_named(name).run)
     assert engine_named(name) is engine_named(name)

@@ -129,7 +129,7 @@ class Preparer:
         if loras := given.get("loras"):
             given["loras"] = [{**lora, "path": str(_lora(model, lora["name"], fetch))} for lora in loras]
         if (base := given.get("base_model")) is not None:
-            folder_of_base = fetch(self._catalog.base(base, job.tenant))
+            folder_of_base = fetch(self._catalog.base(base, job.tenant, job.task))
             given["base_model"] = {"name": base, "path": str(folder_of_base)}
         return given
 

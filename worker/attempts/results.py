@@ -5,9 +5,9 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import Sequence
 
+from shared.catalog import families
 from shared.catalog.models import Model, Stored
 from shared.catalog.serialization import to_entry
-from shared.catalog.tasks import TASKS
 from shared.errors import JobError
 from shared.jobs.entities import Job, NewModel, NewOutput, Succeeded
 from shared.json_text import json_bytes
@@ -92,7 +92,7 @@ class Results:
             source=Stored(prefix),
             input_schema=trained.input_schema,
             also=trained.also,
-            output=TASKS[trained.task].output,
+            output=families.tasks()[trained.task].output,
             description=trained.description,
         )
         return NewModel(id=name, entry=to_entry(model))

@@ -7,19 +7,10 @@ from functools import cache
 from importlib import import_module
 from typing import cast
 
+from shared.catalog.families import engines
 from shared.errors import MissingExtra, ModelUnavailable
 from worker.engines.contract.engine import Engine
 
-#: engine name → module and class
-ENGINES = {
-    "diffusion": ("worker.engines.diffusion.engine", "DiffusionEngine"),
-    "fake": ("worker.engines.fake.engine", "FakeEngine"),
-    "gan": ("worker.engines.gan.engine", "GanEngine"),
-    "text": ("worker.engines.text.engine", "TextEngine"),
-    "train-diffusion": ("worker.engines.diffusion.training.trainer", "DiffusionTrainer"),
-    "train-gan": ("worker.engines.gan.trainer", "GanTrainer"),
-    "train-text": ("worker.engines.text.trainer", "TextTrainer"),
-}
 #: one thread at a time imports an engine: diffusers and transformers import their parts lazily, and each
 #: other's, so that of two threads one may find the other's half imported
 _importing = threading.Lock()
@@ -35,11 +26,12 @@ def engine_named(name: str) -> Engine:
 
 @cache
 def _engine(name: str) -> Engine:
-    if name not in ENGINES:
+    known = engines()
+    if name not in known:
         raise ModelUnavailable(
-            f"no engine {name!r} in this worker; there are {', '.join(ENGINES)}", retryable=False
+            f"no engine {name!r} in this worker; there are {', '.join(known)}", retryable=False
         )
-    module, cls = ENGINES[name]
+    module, _, cls = known[name].partition(":")
     try:
         return cast(Engine, getattr(import_module(module), cls)())
     except ModuleNotFoundError as error:

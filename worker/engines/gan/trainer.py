@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.catalog import schemas
+from shared.catalog import tasks
 from shared.catalog.models import Model
 from shared.errors import InvalidInput
+from shared.schema.specialise import specialise
 from worker.engines.contract.datasets import PicturesWanted
 from worker.engines.contract.engine import (
     Context,
@@ -116,8 +117,9 @@ class GanTrainer:
                 folder=folder,
                 task="unconditional-image-generation",
                 engine="gan",
-                input_schema=schemas.specialise(
-                    schemas.load("gan"), {"label": {"enum": labels} if labels else False}
+                input_schema=specialise(
+                    tasks.load("unconditional-image-generation"),
+                    {"label": {"enum": labels} if labels else False},
                 ),
                 description=f"A GAN for pictures of {recipe.image_size} pixels, trained {game.step} steps.",
             ),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from shared.catalog import schemas
+from shared.catalog import tasks
 from shared.catalog.models import Model
 from shared.errors import InvalidInput
 from worker.engines.contract.datasets import Bpe, TextWanted
@@ -108,7 +108,7 @@ class TextTrainer:
                 folder=folder,
                 task="text-generation",
                 engine="text",
-                input_schema=schemas.load("text"),
+                input_schema=tasks.load("text-generation"),
                 description=f"A Llama of {millions:.1f} million parameters, trained {loop.step} steps.",
             ),
         )

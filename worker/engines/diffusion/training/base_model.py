@@ -16,8 +16,9 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator
 from safetensors.torch import load_file
 
-from shared.catalog import schemas
-from shared.catalog.bases import POINTER, fault, unlike
+from shared.catalog import tasks
+from shared.catalog.families.diffusion.base_models import fault, unlike
+from shared.catalog.families.family import BASE_MODEL
 from shared.errors import InvalidInput
 from worker.engines.diffusion.training import networks as nets
 from worker.engines.diffusion.training.networks import Net
@@ -54,7 +55,7 @@ def settled_inputs(name: str, folder: Path) -> Mapping[str, Any]:
 @contextmanager
 def _readable(name: str, folder: Path) -> Iterator[None]:
     if found := unlike(name, folder):
-        raise InvalidInput.at(POINTER, found)
+        raise InvalidInput.at(BASE_MODEL, found)
     try:
         yield
     except InvalidInput:
@@ -90,7 +91,7 @@ def _inputs(name: str, folder: Path) -> dict[str, Any]:
         "tokens": text["max_position_embeddings"],
         "autoencoder_channels": vae["encoder_block_out_channels"][0],
     }
-    limits = {"properties": schemas.load("train_diffusion")["properties"]}
+    limits = {"properties": tasks.load("train-diffusion")["properties"]}
     if not Draft202012Validator(limits).is_valid(inputs):
         raise _refused(name, "is of a size that train-diffusion does not make")
     return inputs
@@ -113,4 +114,4 @@ def _filled(name: str, net: Net, folder: Path) -> Net:
 
 
 def _refused(name: str, reason: str) -> InvalidInput:
-    return InvalidInput.at(POINTER, fault(name, reason))
+    return InvalidInput.at(BASE_MODEL, fault(name, reason))

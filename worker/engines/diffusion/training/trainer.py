@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.catalog import schemas
+from shared.catalog.families.diffusion import FAMILY
 from shared.catalog.models import Model
-from shared.catalog.tasks import TASKS, TOGETHER
+from shared.schema.specialise import specialise_all
 from worker.engines.batching.patches import install, taking_part
 from worker.engines.contract.datasets import PicturesWanted
 from worker.engines.contract.engine import (
@@ -356,5 +356,5 @@ def _input_schemas(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         # one layer at least is needed
         "clip_skip": {"maximum": given["text_layers"] - 1},
     }
-    tasks = ("text-to-image", *TOGETHER["text-to-image"])
-    return schemas.specialise_all({task: schemas.load(TASKS[task].schema) for task in tasks}, changes)
+    names = ("text-to-image", *FAMILY.together["text-to-image"])
+    return specialise_all({name: FAMILY.tasks[name].input_schema(name) for name in names}, changes)

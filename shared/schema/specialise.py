@@ -1,34 +1,11 @@
-"""The inputs of each kind of model as JSON Schema, one file for each."""
+"""A model's own input schema: what differs from the schema of its task."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from shared.errors import FieldError, InvalidInput
-
-
-@cache
-def names() -> frozenset[str]:
-    """The schemas there are."""
-    files = resources.files(__name__).iterdir()
-    return frozenset(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
-
-
-@cache
-def load(name: str) -> Mapping[str, Any]:
-    """The schema ``name``, for reading only: everyone gets the same one. A file that ``extends`` another says
-    only what differs from that one's."""
-    schema: dict[str, Any] = json.loads(resources.files(__name__).joinpath(f"{name}.json").read_text("utf-8"))
-    if (base := schema.pop("extends", None)) is None:
-        return schema
-    whole = load(base)
-    own, inherited = schema["properties"], whole["properties"]
-    properties = {name: {**inherited.get(name, {}), **own.get(name, {})} for name in (*own, *inherited)}
-    return {**whole, **schema, "properties": properties}
 
 
 def specialise(schema: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any] | bool]) -> dict[str, Any]:

@@ -15,8 +15,6 @@ PARTS = {
     "unet": "UNet2DConditionModel",
     "scheduler": "DDIMScheduler",
 }
-#: where a training names its base, when its input is checked by itself
-POINTER = "/input/base_model"
 
 
 def unfit(model: Model) -> str:
