@@ -23,6 +23,7 @@ from api.http.concurrency import at_desks
 from api.server.server import Server
 from api.services import Services
 from shared.accounts.keys import KeyStore
+from shared.catalog.catalog import Catalog
 from shared.db.engine import Database
 from shared.errors import ConfigurationError
 from shared.settings import Settings
@@ -123,6 +124,7 @@ def check(settings: Settings) -> tuple[str, int]:
     database = Database(settings.database_url)
     try:
         database.check_migrated()
+        Catalog(settings, database)  # its faults are one line here, and a traceback of each process later
         if not settings.is_loopback and not KeyStore(database).any():
             raise ConfigurationError(
                 f"{settings.host} can be reached from other machines and there is no key yet; "

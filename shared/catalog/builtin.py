@@ -44,6 +44,12 @@ def trainers() -> Iterator[Model]:
             )
 
 
+def without_files() -> Iterator[Model]:
+    """Models that families bring, which need no files."""
+    for family in families():
+        yield from family.models()
+
+
 def fakes() -> Iterator[Model]:
     """Models that compute nothing, for drills and load tests."""
     for family in families():

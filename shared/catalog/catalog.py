@@ -31,7 +31,7 @@ class Catalog:
         self._fixed: dict[str, Model] = {}
         own = operator_file.read(settings.catalog) if settings.catalog is not None else []
         fakes = builtin.fakes() if settings.fake_models else ()
-        for model in chain(own, builtin.starters(), builtin.trainers(), fakes):
+        for model in chain(own, builtin.starters(), builtin.without_files(), builtin.trainers(), fakes):
             if model.id in self._fixed:
                 raise ConfigurationError(
                     f"the catalog {settings.catalog} has a model {model.id!r}, which is built in; "

@@ -84,7 +84,7 @@ def _refuse_twins(point: EntryPoint, family: Family, known: Family) -> None:
         ("catalog key", set(family.keys), set(known.keys)),
     ):
         if twins := sorted(names & taken):
-            raise _fault(point, f"has a {what} {twins[0]!r}, which the family {known.name!r} has already")
+            raise _fault(point, f"has the {what} {twins[0]!r}, which the family {known.name!r} has already")
 
 
 def _fault(point: EntryPoint, reason: str) -> ConfigurationError:

@@ -93,5 +93,7 @@ class Family:
     options: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
     #: the input schemas of an entry's tasks with what its keys bring. Raises InvalidInput below the pointer
     extend: Callable[[Mapping[str, Any], Schemas, str], Schemas] = _nothing
-    #: models that need no files and no entry; they are there where ``QANVAS_FAKE_MODELS`` is on
+    #: models that need no files and no entry of the operator's
+    models: Callable[[], Iterable[Model]] = tuple
+    #: such models for drills and load tests alone; they are there where ``QANVAS_FAKE_MODELS`` is on
     fakes: Callable[[], Iterable[Model]] = tuple
