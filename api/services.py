@@ -24,8 +24,9 @@ from shared.files.store import FileStore
 from shared.jobs.attempts import Attempts
 from shared.jobs.completion import Aftermath, tell
 from shared.jobs.dead_letters import DeadLetters
-from shared.jobs.entities import Job, NewJob, QueueDepth, Submitted, Worker
+from shared.jobs.entities import Job, NewJob, Submitted, Worker
 from shared.jobs.leases import Leases
+from shared.jobs.scheduling.depths import QueueDepth
 from shared.jobs.store import JobStore
 from shared.messaging.events import Events
 from shared.messaging.tickets import Tickets

@@ -68,6 +68,11 @@ jobs = sa.Table(
 )
 
 
+def not_expired() -> sa.ColumnElement[bool]:
+    """The job may still start at the bound parameter ``the_time``, in seconds since 1970."""
+    return sa.or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > sa.bindparam("the_time"))
+
+
 def status_in(*statuses: Status) -> sa.ColumnElement[bool]:
     """``status`` is one of these, written as literals: a planner proves a partial index by them, never by
     bound parameters."""

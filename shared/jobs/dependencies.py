@@ -45,6 +45,11 @@ class Waits:
     #: by id, those that are there
     found: Mapping[str, Row[Any]] = field(default_factory=dict)
 
+    @property
+    def succeeded(self) -> set[str]:
+        """The ids of those that have succeeded."""
+        return {job_id for job_id, row in self.found.items() if row.status == Status.SUCCEEDED}
+
     def of(self, needed: str, tenant: str) -> Row[Any] | None:
         """The job, if it is there and the tenant's."""
         other = self.found.get(needed)

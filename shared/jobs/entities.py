@@ -7,30 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import ErrorType
+from shared.files.holds import Read
 from shared.states import TERMINAL, Status
+from shared.webhooks.subscription import Webhook
 
 #: the queue whose jobs run beside others instead of before those that come later
 TRAINING_QUEUE = "training"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
-    """Where a job tells what becomes of it, and of which events, as ``job.succeeded``."""
-
-    url: str
-    events: tuple[str, ...]
-    #: None for the tenant's default secret
-    secret: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A place of an input that is a stored file: ``reference`` is the id of a file or of an output, or that
-    of a job, whose ``output`` of this number it is."""
-
-    pointer: str
-    reference: str
-    output: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,18 +148,6 @@ class Page:
 
     items: tuple[Job, ...]
     next_cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class QueueDepth:
-    """Jobs that a worker may take now, and apart from them those that wait until their tenant has less
-    running."""
-
-    queue: str
-    queued: int
-    #: how long the one of the ``queued`` has waited that has waited longest; None where there is none
-    oldest_seconds: float | None
-    held_back: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from shared.db.engine import Database
 from shared.db.tables import jobs, locks, models, outputs, ready, status_in, workers
 from shared.errors import LeaseLost
 from shared.ids import new_id
-from shared.jobs import attempts, transitions
+from shared.jobs import attempts, notifications, transitions
 from shared.jobs.backoff import Backoff
 from shared.jobs.entities import (
     TRAINING_QUEUE,
@@ -35,7 +35,6 @@ from shared.jobs.entities import (
 from shared.jobs.scheduling import claims, concurrency_limits
 from shared.jobs.scheduling.fair_queueing import Shares
 from shared.states import Status
-from shared.webhooks import outbox
 
 #: of a worker of which nothing more is known
 _DIED = "died or fell silent"
@@ -81,15 +80,15 @@ class Leases:
 
         Each is running now, its ``attempt`` raised; nobody else gets it while the lease is renewed."""
         with self._database.write(durable=self._database.is_server) as connection:
-            rows = claims.claim(
+            take = partial(
+                transitions.claim,
                 self._database,
                 connection,
-                queue,
                 worker=worker_id,
-                limit=limit,
                 lease_seconds=self._seconds,
-                resident=resident,
-                most=self._most,
+            )
+            rows = claims.claim(
+                self._database, connection, queue, take, limit=limit, resident=resident, most=self._most
             )
         return list(map(transitions.record, rows))
 
@@ -161,7 +160,7 @@ class Leases:
             for finish in finishes:
                 if not isinstance(finish.ending, Succeeded) and (row := self._end(connection, finish, now)):
                     ended[finish.job_id, finish.attempt] = transitions.record(row)
-            outbox.append(connection, list(ended.values()), now)
+            notifications.append(connection, list(ended.values()), now)
         return [
             ended.get((one.job_id, one.attempt)) or LeaseLost(one.job_id, one.attempt) for one in finishes
         ]

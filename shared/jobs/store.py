@@ -25,10 +25,10 @@ from shared.errors import (
     QanvasError,
 )
 from shared.files import holds
-from shared.files.retention import forget_made, note_inputs, references
+from shared.files.job_inputs import forget_made, note_inputs, references
 from shared.ids import is_id, new_id
 from shared.jobs import cancellation, counting, dependencies, retry, sizes, transitions
-from shared.jobs.entities import Job, NewJob, Output, Page, QueueDepth, Submitted
+from shared.jobs.entities import Job, NewJob, Output, Page, Submitted
 from shared.jobs.scheduling import depths, positions
 from shared.jobs.scheduling.admission import Room
 from shared.jobs.scheduling.fair_queueing import Lane, Shares
@@ -79,7 +79,7 @@ class JobStore:
             raise refusal
         waits = dependencies.hold(self._database, connection, rows, held)
         named = {row["id"]: references(row["input"]) for row in rows}
-        gone = holds.hold(connection, new, named.values(), waits.found)
+        gone = holds.hold(connection, [job.reads for job in new], named.values(), waits.succeeded)
         if together and any(gone):
             raise _placed(gone)
         if any(job.idempotency_key is not None for job in new):
@@ -285,9 +285,9 @@ class JobStore:
 
         Counting takes as long as there are jobs before it; it ends at ``most``, with None."""
         with self._database.read() as connection:
-            return positions.positions(connection, queued, most=most)
+            return positions.positions(connection, list(map(_queued, queued)), most=most)
 
-    def depths(self) -> Sequence[QueueDepth]:
+    def depths(self) -> Sequence[depths.QueueDepth]:
         """The queues that have jobs waiting, with how many and for how long, by name. Takes as long as there
         are such jobs."""
         with self._database.read() as connection:
@@ -362,6 +362,12 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "depends_on": list(dict.fromkeys(new.depends_on)) or None,
         "waits_for": 0,
     }
+
+
+def _queued(job: Job) -> positions.QueuedJob:
+    if job.tag is None:
+        raise TypeError(f"{job.id} is not queued: it has no place among others")
+    return positions.QueuedJob(job.id, job.queue, job.priority, job.tag)
 
 
 def _lane(row: Mapping[str, Any]) -> Lane:

@@ -12,10 +12,11 @@ from sqlalchemy.engine import Connection, Row
 
 from shared.chunks import in_chunks
 from shared.db.engine import Database
-from shared.db.tables import jobs, outputs, status_in
-from shared.jobs.entities import Job, Output, Webhook
+from shared.db.tables import jobs, not_expired, outputs, status_in
+from shared.jobs import notifications
+from shared.jobs.entities import Job, Output
 from shared.states import TERMINAL, TRANSITIONS, Status, Transition
-from shared.webhooks import outbox
+from shared.webhooks.subscription import Webhook
 
 #: attempts in one statement
 _TOGETHER = 64
@@ -136,16 +137,16 @@ def claim(
     database: Database,
     connection: Connection,
     ids: Sequence[str],
-    *,
     limit: int,
     now: float,
+    *,
     worker: str,
-    lease_until: float,
+    lease_seconds: float,
 ) -> list[Row[Any]]:
     """Give up to ``limit`` of these queued jobs to a worker, the first that nobody else is taking.
 
-    Returns the rows that moved. Built once, as above."""
-    given: dict[str, Any] = {"the_time": now, "new_worker": worker, "new_lease": lease_until}
+    Returns the rows that moved. The statement is built once, as above."""
+    given: dict[str, Any] = {"the_time": now, "new_worker": worker, "new_lease": now + lease_seconds}
     if database.is_server:
         given |= {"the_jobs": list(ids), "most": limit}
     else:  # one writer at a time: nobody else is taking any
@@ -153,15 +154,10 @@ def claim(
     return _told(connection, list(connection.execute(_statement_for_claim(database.dialect), given)), now)
 
 
-def not_expired() -> sa.ColumnElement[bool]:
-    """The job may still start at ``the_time``."""
-    return sa.or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > sa.bindparam("the_time"))
-
-
 def _told(connection: Connection, rows: list[Row[Any]], now: float) -> list[Row[Any]]:
     """The rows, once the outbox holds what somebody wants to hear of their step."""
     if heard := [record(row) for row in rows if row.webhook is not None]:
-        outbox.append(connection, heard, now)
+        notifications.append(connection, heard, now)
     return rows
 
 

@@ -17,7 +17,7 @@ from shared.jobs.scheduling.affinity import WINDOW
 from shared.jobs.scheduling.concurrency_limits import Caps
 from shared.jobs.store import JobStore
 from tests.jobs import plans
-from tests.jobs.factory import new_job, submit
+from tests.jobs.factory import new_job, submit, taking
 from tests.jobs.test_claims import statements
 
 
@@ -255,7 +255,7 @@ def test_a_claim_waits_for_another_that_may_take_the_last_place(
     second = threading.Thread(target=lambda: claimed.extend(claim(leases, worker="wrk_2")))
     with database.write() as connection:
         first = claims.claim(
-            database, connection, "default", worker="wrk_1", limit=1, lease_seconds=30, most=limits.most
+            database, connection, "default", taking(database, connection), limit=1, most=limits.most
         )
         second.start()
         second.join(0.3)
@@ -276,7 +276,7 @@ def test_a_claim_among_tenants_with_limits_reads_no_more_than_its_window(
     found = statements(
         database,
         lambda connection: claims.claim(
-            database, connection, "default", worker="w", limit=1, lease_seconds=30, most=limits.most
+            database, connection, "default", taking(database, connection), limit=1, most=limits.most
         ),
     )
     assert sum("aside" in text and text.startswith("UPDATE jobs SET aside") for text, _ in found) == 1

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from shared.db.engine import Database
 from shared.db.tables import clocks, jobs
+from shared.jobs import transitions
 from shared.jobs.entities import Job
 from shared.jobs.leases import Leases
 from shared.jobs.scheduling import claims
@@ -18,7 +19,7 @@ from shared.jobs.scheduling.affinity import OVERTAKE_SECONDS, OVERTAKES, WINDOW
 from shared.jobs.store import JobStore
 from shared.states import Status
 from tests.jobs import plans
-from tests.jobs.factory import new_job, submit
+from tests.jobs.factory import new_job, submit, taking
 
 
 def queue_up(store: JobStore, *models: str, **changes: Any) -> None:
@@ -104,8 +105,8 @@ def test_a_job_that_expires_between_the_look_and_the_claim_is_left(
         connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(expires_at=0.0))
         return claim(*arguments, **options)
 
-    claim = claims.transitions.claim
-    monkeypatch.setattr(claims.transitions, "claim", expiring)
+    claim = transitions.claim
+    monkeypatch.setattr(transitions, "claim", expiring)
     assert leases.claim("wrk_1", "default") == []
     assert store.get(job.id).status is Status.QUEUED
 
@@ -166,7 +167,7 @@ def test_a_claim_reads_one_range_of_its_index_and_sorts_no_queue(
     found = statements(
         database,
         lambda connection: claims.claim(
-            database, connection, "default", worker="w", limit=2, lease_seconds=30, resident=["b"]
+            database, connection, "default", taking(database, connection), limit=2, resident=["b"]
         ),
     )
     window = next(sent for sent in found if "LIMIT" in sent[0] and sent[0].startswith("SELECT"))

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from shared.db.engine import Database
 from shared.db.tables import deliveries, jobs
 from shared.jobs.dependencies import Dependencies
-from shared.jobs.entities import Finish, Job, Submitted, Succeeded, Webhook
+from shared.jobs.entities import Finish, Job, Submitted, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
 from shared.states import Status
 from shared.webhooks.outbox import Outbox
-from shared.webhooks.signing import ENDINGS
+from shared.webhooks.subscription import ENDINGS, Webhook
 from tests.jobs.factory import new_job, submit
 from tests.jobs.meeting import pause, started, waiting
 from tests.servers import wait_until

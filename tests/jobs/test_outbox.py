@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from shared.db.engine import Database
 from shared.db.tables import deliveries
 from shared.errors import InvalidInput, NotFound
-from shared.jobs.entities import Failed, Finish, Job, Succeeded, Webhook
+from shared.jobs.entities import Failed, Finish, Job, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
 from shared.webhooks import signing
 from shared.webhooks.outbox import Delivery, Outbox
 from shared.webhooks.receivers import Receiver, Shares
-from shared.webhooks.signing import ENDINGS, EVENTS
+from shared.webhooks.subscription import ENDINGS, EVENTS, Webhook
 from tests.jobs.factory import new_output, submit
 from tests.jobs.plans import analyze, plan, sent
 

@@ -9,10 +9,11 @@ from shared.db.engine import Database
 from shared.db.tables import deliveries
 from shared.errors import IdempotencyMismatch, InvalidInput, InvalidTransition, NotFound
 from shared.jobs import cancellation
-from shared.jobs.entities import Failed, Finish, Submitted, Succeeded, Webhook
+from shared.jobs.entities import Failed, Finish, Submitted, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
 from shared.states import Status
+from shared.webhooks.subscription import Webhook
 from tests.jobs import plans
 from tests.jobs.factory import new_job, new_output, submit
 

@@ -7,7 +7,7 @@ SQLite there is one writer at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from shared.db.engine import Database
-from shared.db.tables import claimable, clocks, jobs
-from shared.jobs import transitions
+from shared.db.tables import claimable, clocks, jobs, not_expired
 from shared.jobs.scheduling import concurrency_limits
 from shared.jobs.scheduling.affinity import WINDOW, Candidate, Choice, Clock, choose
 
@@ -28,18 +27,22 @@ _LOOKS = 4
 _FURTHER = 256
 
 
+#: gives jobs to a worker: of these ids, in order, up to so many that are still queued at this time (seconds
+#: since 1970); returns their rows
+Take = Callable[[Sequence[str], int, float], Sequence[Row[Any]]]
+
+
 def claim(
     database: Database,
     connection: Connection,
     queue: str,
+    take: Take,
     *,
-    worker: str,
     limit: int,
-    lease_seconds: float,
     resident: Collection[str] = (),
     most: concurrency_limits.Most = concurrency_limits.unlimited,
 ) -> list[Row[Any]]:
-    """Take up to ``limit`` jobs of a queue; the rows, in the order in which they were chosen.
+    """Take up to ``limit`` jobs of a queue with ``take``; the rows, in the order in which they were chosen.
 
     ``resident``: the ids of models that are loaded where the jobs shall run. ``most``: what a tenant may have
     running. A job past its ``expires_at`` is never taken."""
@@ -56,15 +59,7 @@ def claim(
             choice = head.choose(candidates, resident, missing)
             rank = {job.id: place for place, job in enumerate(choice.jobs)}
             order = [*rank, *(job.id for job in candidates if job.id not in rank)]
-            rows = transitions.claim(
-                database,
-                connection,
-                order,
-                limit=missing,
-                now=head.now,
-                worker=worker,
-                lease_until=head.now + lease_seconds,
-            )
+            rows = take(order, missing, head.now)
             places.take(rows)
             taken += sorted(rows, key=lambda row: order.index(row.id))
         concurrency_limits.put_aside(database, connection, beyond)
@@ -146,7 +141,7 @@ def _window(size: int) -> sa.Executable:
                 clocks, sa.and_(clocks.c.queue == jobs.c.queue, clocks.c.priority == jobs.c.priority)
             )
         )
-        .where(jobs.c.queue == sa.bindparam("queue"), claimable, transitions.not_expired())
+        .where(jobs.c.queue == sa.bindparam("queue"), claimable, not_expired())
         .order_by(jobs.c.priority.desc(), jobs.c.tag, jobs.c.id)
         .limit(sa.literal_column(str(size)))
     )

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.db.tables import claimable, jobs, set_aside
-from shared.jobs.entities import QueueDepth
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many jobs of a queue wait: those that a worker may take now, and, counted apart, the parked ones,
+    whose tenant runs as many jobs as it may."""
+
+    queue: str
+    queued: int
+    #: seconds since the oldest of the ``queued`` jobs was queued; None where there is none
+    oldest_seconds: float | None
+    held_back: int
 
 
 def depths(connection: Connection, now: float) -> list[QueueDepth]:
