@@ -24,10 +24,10 @@ from shared.files.store import FileStore
 from shared.jobs.attempts import Attempts
 from shared.jobs.completion import Aftermath, tell
 from shared.jobs.dead_letters import DeadLetters
-from shared.jobs.entities import Job, NewJob, Submitted, Worker
-from shared.jobs.leases import Leases
+from shared.jobs.entities import Job, NewJob, Submitted
 from shared.jobs.scheduling.depths import QueueDepth
 from shared.jobs.store import JobStore
+from shared.jobs.workers import Worker, WorkerRegistry
 from shared.messaging.events import Events
 from shared.messaging.tickets import Tickets
 from shared.settings import Settings
@@ -68,7 +68,7 @@ class Services:
         self.tenants = Tenants(self.database, settings)
         self.limits = Limits(self.tenants, settings.redis_url)
         self.outbox = Outbox(self.database)
-        self.leases = Leases(self.database, settings.lease_seconds, most=self.tenants.most_running)
+        self.registry = WorkerRegistry(self.database)
         self.catalog = Catalog(settings, self.database)
         self.storage = open_storage(settings)
         self.tickets = Tickets(settings)
@@ -78,7 +78,7 @@ class Services:
         #: group commit of submissions
         self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)
         self.workers: Remembered[list[Worker]] = Remembered(
-            lambda: self.leases.workers(alive_within=settings.lease_seconds)
+            lambda: self.registry.alive(within=settings.lease_seconds)
         )
         self.depths: Remembered[Sequence[QueueDepth]] = Remembered(self.jobs.depths)
         self.is_keyed = Remembered(self.keys.is_keyed)

@@ -11,11 +11,11 @@ from werkzeug.datastructures import Headers
 from shared.catalog.models import Model
 from shared.files.store import FileRecord
 from shared.jobs.attempts import Attempt
-from shared.jobs.entities import Worker
 from shared.jobs.references import with_references
 from shared.jobs.scheduling.depths import QueueDepth
 from shared.jobs.serialization import time
 from shared.jobs.sizes import MOST_PAGE
+from shared.jobs.workers import Worker
 from shared.json_text import json_bytes, to_json, to_json_list
 from shared.webhooks.outbox import Delivery
 

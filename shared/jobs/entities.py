@@ -206,36 +206,3 @@ class Finish:
     job_id: str
     attempt: int
     ending: Ending
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """One worker process; ``running`` are the ids of the jobs it holds."""
-
-    id: str
-    host: str
-    pid: int
-    device: str
-    slots: int
-    queues: tuple[str, ...]
-    models: tuple[str, ...] = ()
-    #: the model that is being loaded now
-    loading: str | None = None
-    memory: Mapping[str, int] = field(default_factory=dict)
-    #: by queue, the seconds that a job has lately held a slot
-    pace: Mapping[str, float] = field(default_factory=dict)
-    #: what its kiln computed since it started: ``forwards``, of these ``shared``, their ``rows``, …
-    forwards: Mapping[str, int] = field(default_factory=dict)
-    #: why it takes no jobs now, for operators; None where it takes them
-    trouble: str | None = None
-    started_at: float = 0.0
-    last_seen: float = 0.0
-    running: tuple[str, ...] = ()
-    #: by queue, how many of these there are
-    busy: Mapping[str, int] = field(default_factory=dict)
-
-    def slots_for(self, queue: str) -> int:
-        """How many jobs of a queue it runs at once. Training has one slot of its own, beside the others."""
-        if queue not in self.queues:
-            return 0
-        return 1 if queue == TRAINING_QUEUE else self.slots

@@ -207,7 +207,7 @@ class JobStore:
             if (ids := cancellation.members_going_on(connection, group, tenant)) is None:
                 raise NotFound("group", group)
         touched: list[Job] = []
-        for some in in_chunks(ids, cancellation.MOST):
+        for some in in_chunks(ids, cancellation.MAX_TOGETHER):
             with self._database.write() as connection:
                 rows = cancellation.cancel(self._database, connection, some)
             touched += map(transitions.record, rows)

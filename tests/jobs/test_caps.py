@@ -12,6 +12,7 @@ from shared.db.engine import Database
 from shared.db.tables import jobs
 from shared.jobs.entities import Failed, Finish, HandedBack, Job, Succeeded
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.scheduling import claims, concurrency_limits
 from shared.jobs.scheduling.affinity import WINDOW
 from shared.jobs.scheduling.concurrency_limits import Caps
@@ -109,14 +110,14 @@ def test_however_an_attempt_ends_its_place_is_free(
 
 
 def test_a_place_that_a_dead_worker_held_is_free_once_its_lease_is_out(
-    database: Database, store: JobStore, limits: Limits, ends: Caps
+    database: Database, store: JobStore, limits: Limits, ends: Caps, reaper: Reaper
 ) -> None:
     leases = Leases(database, lease_seconds=-1, most=limits.most)
     queued = queue_up(store, "aaa")
     assert len(claim(leases)) == 2
-    leases.reap()
+    reaper.reap()
     assert ids(claim(leases)) == queued[:2], "what was lost runs again before what comes after it"
-    leases.reap()
+    reaper.reap()
     assert ends.of_all() == {}, "the two that are queued again are the next ones"
 
 
@@ -177,14 +178,14 @@ def test_a_lowered_limit_stops_nothing_that_runs(
 
 
 def test_what_is_set_aside_can_be_canceled_and_expires(
-    database: Database, store: JobStore, leases: Leases, ends: Caps
+    database: Database, store: JobStore, leases: Leases, ends: Caps, reaper: Reaper
 ) -> None:
     queued = queue_up(store, "aaaa", expires_in=3600.0)
     claim(leases)
     assert not store.cancel(queued[2]).aside
     with database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.id == queued[3]).values(expires_at=0.0))
-    assert ids(leases.expire()) == queued[3:]
+    assert ids(reaper.expire()) == queued[3:]
     assert ends.of_all() == {}
 
 

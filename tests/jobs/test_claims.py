@@ -14,6 +14,7 @@ from shared.db.tables import clocks, jobs
 from shared.jobs import transitions
 from shared.jobs.entities import Job
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.scheduling import claims
 from shared.jobs.scheduling.affinity import OVERTAKE_SECONDS, OVERTAKES, WINDOW
 from shared.jobs.store import JobStore
@@ -83,7 +84,7 @@ def test_overtaking_gives_no_tenant_more_than_its_share_for_long(store: JobStore
 
 
 def test_a_job_past_its_expiry_is_not_claimed_even_before_upkeep_ends_it(
-    database: Database, store: JobStore, leases: Leases
+    database: Database, store: JobStore, leases: Leases, reaper: Reaper
 ) -> None:
     late = submit(store, expires_in=3600.0, priority=9)
     good = submit(store, expires_in=3600.0)
@@ -92,7 +93,7 @@ def test_a_job_past_its_expiry_is_not_claimed_even_before_upkeep_ends_it(
         connection.execute(sa.update(jobs).where(jobs.c.id == late.id).values(expires_at=now))
     assert [job.id for job in leases.claim("wrk_1", "default", limit=5)] == [good.id]
     assert store.get(late.id).status is Status.QUEUED
-    assert [job.id for job in leases.expire()] == [late.id]
+    assert [job.id for job in reaper.expire()] == [late.id]
 
 
 def test_a_job_that_expires_between_the_look_and_the_claim_is_left(

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared.accounts.tenants import Tenants
+from shared.db.named_locks import NamedLocks
 from shared.db.tables import jobs, status_in
 from shared.jobs.completion import Aftermath
 from shared.jobs.leases import Leases
@@ -52,7 +53,9 @@ def test_upkeep_sends_no_tickets_for_what_is_set_aside_and_one_for_each_job_it_l
         worker_id="wrk_1",
         every=60.0,
         lease_seconds=60.0,
-        leases=leases,
+        reaper=shop.reaper,
+        registry=shop.registry,
+        locks=NamedLocks(shop.database),
         jobs=shop.jobs,
         tickets=shop.tickets,
         events=shop.events,
