@@ -18,11 +18,11 @@ from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import owned
 from shared.db.engine import Database
-from shared.db.group_commit import Combiner
+from shared.db.group_commit import GroupCommit
 from shared.errors import QanvasError, Unavailable
 from shared.files.store import FileStore
 from shared.jobs.attempts import Attempts
-from shared.jobs.completion import Aftermath, tell
+from shared.jobs.completion import CompletionHandler, publish_status
 from shared.jobs.dead_letters import DeadLetters
 from shared.jobs.entities import Job, NewJob, Submitted
 from shared.jobs.scheduling.depths import QueueDepth
@@ -73,10 +73,12 @@ class Services:
         self.storage = open_storage(settings)
         self.tickets = Tickets(settings)
         self.events = Events(settings.redis_url)
-        self.aftermath = Aftermath(self.database, self.events, self.tickets, self.tenants.most_running)
+        self.completion = CompletionHandler(
+            self.database, self.events, self.tickets, self.tenants.running_limit
+        )
         self.follower = Follower(settings.redis_url, self.jobs.ended)
         #: group commit of submissions
-        self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)
+        self.writer: GroupCommit[NewJob, Accepted] = GroupCommit(self._submit)
         self.workers: Remembered[list[Worker]] = Remembered(
             lambda: self.registry.alive(within=settings.lease_seconds)
         )
@@ -112,7 +114,7 @@ class Services:
         """Tickets for what was committed; they leave from another thread."""
         for job in jobs:
             if job.is_terminal:  # what it depends on had failed already
-                tell(self.events, job)
+                publish_status(self.events, job)
         queues = Counter(job.queue for job in jobs if job.status is Status.QUEUED)
         for queue, count in queues.items():
             self.tickets.send(queue, count)
@@ -120,7 +122,9 @@ class Services:
     def positions(self, jobs: Sequence[Job], *, most: int = FAR) -> dict[str, int | None]:
         """By id, how many jobs start before each that waits for others; those that do not are left out."""
         behind = [
-            job for job in jobs if job.status is Status.QUEUED and not job.aside and self.is_served(job.queue)
+            job
+            for job in jobs
+            if job.status is Status.QUEUED and not job.parked and self.is_served(job.queue)
         ]
         counted = self.jobs.positions(behind, most=most) if behind else []
         return {job.id: position for job, position in zip(behind, counted, strict=True)}

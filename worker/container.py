@@ -14,7 +14,7 @@ from shared.files.retention import Kept
 from shared.files.store import FileStore
 from shared.ids import new_id
 from shared.jobs.backoff import Backoff
-from shared.jobs.completion import Aftermath
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.entities import Ending, Job
 from shared.jobs.leases import Leases
 from shared.jobs.reaper import Reaper
@@ -79,7 +79,7 @@ class House:
         device = find_device(settings.device)
         jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
-        most = Tenants(self.database, settings).most_running
+        most = Tenants(self.database, settings).running_limit
         leases = Leases(self.database, settings.lease_seconds, backoff, most)
         reaper, registry = Reaper(self.database), WorkerRegistry(self.database)
         locks = NamedLocks(self.database)
@@ -97,7 +97,7 @@ class House:
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
-        aftermath = Aftermath(self.database, self.events, self.tickets, most)
+        completion = CompletionHandler(self.database, self.events, self.tickets, most)
         self.scratch = Scratch(settings.data / "scratch", self.id)
         self.fitness = Fitness(storage, self.scratch)
         self.keeper = LeaseKeeper(leases, registry, settings.lease_seconds, self.describe)
@@ -115,7 +115,7 @@ class House:
             jobs=jobs,
             tickets=self.tickets,
             events=self.events,
-            aftermath=aftermath,
+            completion=completion,
             leftovers=leftovers,
             checkpoints=checkpoints,
         )
@@ -139,7 +139,7 @@ class House:
             fitness=self.fitness,
             events=self.events,
             tickets=self.tickets,
-            aftermath=aftermath,
+            completion=completion,
             turns=turns,
             noted=self._note_ending,
         )

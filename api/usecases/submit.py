@@ -19,7 +19,7 @@ from shared.errors import FieldError, InvalidInput
 from shared.files.holds import Read
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
 from shared.jobs.entities import Job, NewJob, Submitted
-from shared.jobs.store import Answer
+from shared.jobs.submission import SubmissionResult
 from shared.json_text import json_bytes
 from shared.schema.faults import MAX_FAULTS
 from shared.webhooks import subscription
@@ -97,7 +97,7 @@ def _check_dependencies(count: int) -> None:
         raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
 
 
-def _persist_all(services: Services, tenant: str, new: Sequence[NewJob]) -> Sequence[Answer]:
+def _persist_all(services: Services, tenant: str, new: Sequence[NewJob]) -> Sequence[SubmissionResult]:
     try:
         return services.jobs.submit(new, limits=services.waiting_limits([tenant]), together=True)
     except InvalidInput as error:

@@ -6,7 +6,8 @@ many rows in ``bulk_insert``. A dialect is given as SQLAlchemy names it: ``postg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ def insert(dialect: str, table: sa.Table) -> Insert:
 
 
 def insert_if_missing(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
-    """Insert a row; False where one with the same key was there already, which stays as it is."""
+    """Insert a row; False where another row has one of its unique keys: that one stays as it is."""
     new = insert(connection.dialect.name, table).on_conflict_do_nothing().returning(*table.primary_key)
     return connection.execute(new, dict(row)).first() is not None
 
@@ -57,7 +58,31 @@ def in_array(column: sa.ColumnElement[Any], rows: sa.Select[Any]) -> sa.ColumnEl
     return column == sa.any_(sa.func.array(rows.scalar_subquery()))
 
 
-def driver_text(dialect: str, statement: Insert) -> str:
+def only_unlocked(
+    dialect: str, column: sa.ColumnElement[Any], *where: sa.ColumnElement[bool]
+) -> sa.ColumnElement[bool]:
+    """For an UPDATE: the conditions hold, and no other transaction has locked the row; ``column`` tells rows
+    apart. Locked rows are passed over, not waited for."""
+    if dialect == "postgresql":
+        return in_array(column, skip_locked(dialect, sa.select(column).where(*where)))
+    return sa.and_(*where)
+
+
+def lock_rows(connection: Connection, column: sa.ColumnElement[str], ids: Sequence[str]) -> None:
+    """Lock the rows with these ids in the order of the ids, so that two writers of many rows cannot deadlock.
+
+    SQLite has one writer at a time and needs none of this."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_lock(column), {"ids": list(ids)})
+
+
+@cache
+def _lock(column: sa.ColumnElement[str]) -> sa.Executable:
+    given: sa.BindParameter[Any] = sa.bindparam("ids", type_=postgresql.ARRAY(sa.String))
+    return sa.select(column).where(column == sa.any_(given)).order_by(column).with_for_update()
+
+
+def driver_text(dialect: str, statement: sa.ClauseElement) -> str:
     """The statement as text for ``exec_driver_sql``, with the driver's form of named parameters."""
     spoken, style = (postgresql, "pyformat") if dialect == "postgresql" else (sqlite, "named")
     return str(statement.compile(dialect=spoken.dialect(paramstyle=style)))

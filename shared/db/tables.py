@@ -92,7 +92,7 @@ going_on = status_in(*GOING_ON)
 _queued = status_in(Status.QUEUED)
 #: queued, and where claims see it
 claimable: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("NOT aside"))
-set_aside: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("aside"))
+parked: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("aside"))
 _running = status_in(Status.RUNNING)
 #: needs no other job's end any more
 ready: sa.ColumnElement[bool] = sa.literal_column("waits_for = 0")
@@ -117,8 +117,8 @@ sa.Index(
     jobs.c.status,
     jobs.c.tenant,
     jobs.c.queue,
-    sqlite_where=set_aside,
-    postgresql_where=set_aside,
+    sqlite_where=parked,
+    postgresql_where=parked,
 )
 sa.Index("ix_jobs_running", jobs.c.status, jobs.c.tenant, sqlite_where=_running, postgresql_where=_running)
 sa.Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)

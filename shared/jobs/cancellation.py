@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shared.db import dialects
 from shared.db.engine import Database
 from shared.db.tables import going_on, jobs, status_in
 from shared.jobs import transitions
@@ -23,7 +24,7 @@ _CANCELED_BEFORE_START = {"type": "canceled", "message": "canceled before it sta
 
 def cancel(database: Database, connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
     """Cancel these jobs, up to ``MAX_TOGETHER``; the rows of those that had not ended, by id."""
-    transitions.lock(database, connection, ids)  # none starts between the two steps
+    dialects.lock_rows(connection, jobs.c.id, ids)  # none starts between the two steps
     now = database.now(connection)
     these = jobs.c.id.in_(ids)
     rows = transitions.apply(connection, "cancel", these, now=now, error=_CANCELED_BEFORE_START)

@@ -1,4 +1,4 @@
-"""What the store takes and gives: frozen records. Times are seconds since 1970, sizes are bytes."""
+"""The records of jobs, all frozen. Times are seconds since 1970, sizes are bytes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TRAINING_QUEUE = "training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job to submit; its input has been checked and filled in."""
+class JobSpec:
+    """What a job is to do, as it was submitted: the input has been checked, and defaults are filled in."""
 
     tenant: str
     task: str
@@ -30,15 +30,21 @@ class NewJob:
     timeout: float | None = None
     #: not before this time
     run_at: float | None = None
-    #: seconds after submission at which a job that has not started expires
-    expires_in: float | None = None
     #: ids of jobs of the tenant that must have succeeded before it is queued
     depends_on: tuple[str, ...] = ()
-    #: what must be there when the job is committed
-    reads: tuple[Read, ...] = ()
     group: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     webhook: Webhook | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob(JobSpec):
+    """A job to submit."""
+
+    #: seconds after submission at which a job that has not started expires
+    expires_in: float | None = None
+    #: the places of its input that are files, which must be there when the job is committed
+    reads: tuple[Read, ...] = ()
     idempotency_key: str | None = None
     #: hash of the request, to tell a replay from another request under the same key
     fingerprint: str | None = None
@@ -64,29 +70,21 @@ class Output(NewOutput):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One row of ``jobs`` with its outputs."""
+class Job(JobSpec):
+    """One row of ``jobs`` with its outputs; ``rows`` says which column each field is."""
 
     id: str
-    tenant: str
-    task: str
-    model: str
-    queue: str
     status: Status
-    priority: int
-    #: its place among those of its queue and priority, see ``shares``; None until it is first queued
+    #: the start tag, its place among those of its queue and priority; None until it is first queued, see
+    #: ``fair_queueing``
     tag: float | None
-    #: queued, and passed over while its tenant has as much running as it may, see ``caps``
-    aside: bool
-    input: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-    group: str | None
-    #: the fence: raised by every claim, named by every later write
+    #: queued, and passed over while its tenant runs as many jobs as it may, see ``concurrency_limits``
+    parked: bool
+    #: the fencing token: raised by every claim, named by every later write
     attempt: int
-    #: attempts that count against ``max_attempts``; one handed back does not
+    #: attempts that count against ``max_attempts``; one that is handed back does not
     attempts: int
-    max_attempts: int
-    timeout: float | None
+    #: the id of the worker that holds the lease, or held it last
     worker: str | None
     cancel_requested: bool
     #: as of the last lease renewal; ``Events.latest_progress`` is fresher
@@ -95,23 +93,20 @@ class Job:
     error: Mapping[str, Any] | None
     load_seconds: float | None
     created_at: float
-    run_at: float | None
     #: when a scheduled job may be queued, for the first time or again; None where its time plays no part
     due_at: float | None
-    depends_on: tuple[str, ...]
-    #: how many of them it still waits for
+    #: how many of the jobs in ``depends_on`` it still waits for
     waits_for: int
-    #: others wait for its end
+    #: other jobs wait for its end
     awaited: bool
     expires_at: float | None
     queued_at: float | None
     started_at: float | None
     finished_at: float | None
-    #: the job that tries this one again, the last one where there are several
-    retried_as: str | None = None
-    webhook: Webhook | None = None
-    #: the folder of its last checkpoint, as ``Checkpoints`` names them; None where the row names none
-    checkpoint: str | None = None
+    #: the id of the job that retries this one, the last one where there are several
+    retried_as: str | None
+    #: the folder of its last checkpoint, as ``Checkpoints`` names them; None where there is none
+    checkpoint: str | None
     outputs: tuple[Output, ...] = ()
 
     @property

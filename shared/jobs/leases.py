@@ -29,7 +29,9 @@ from shared.jobs.entities import (
     StoppedOnRequest,
     Succeeded,
 )
-from shared.jobs.scheduling import claims, concurrency_limits
+from shared.jobs.rows import to_job
+from shared.jobs.scheduling import claims
+from shared.jobs.scheduling.concurrency_limits import RunningLimit, unlimited
 from shared.states import Status
 
 #: characters that are kept of an error message, from its beginning, and of a traceback, from its end
@@ -53,13 +55,13 @@ class Leases:
         database: Database,
         lease_seconds: float,
         backoff: Backoff | None = None,
-        most: concurrency_limits.Most = concurrency_limits.unlimited,
+        running_limit: RunningLimit = unlimited,
     ) -> None:
-        """``most``: what a tenant may have running, see ``caps``."""
+        """``running_limit``: how many jobs a tenant may have running, see ``concurrency_limits``."""
         self._database = database
         self._seconds = lease_seconds
         self._backoff = backoff or Backoff()
-        self._most = most
+        self._running_limit = running_limit
 
     def claim(
         self, worker_id: str, queue: str, *, limit: int = 1, resident: Collection[str] = ()
@@ -77,9 +79,15 @@ class Leases:
                 lease_seconds=self._seconds,
             )
             rows = claims.claim(
-                self._database, connection, queue, take, limit=limit, resident=resident, most=self._most
+                self._database,
+                connection,
+                queue,
+                take,
+                limit=limit,
+                resident=resident,
+                running_limit=self._running_limit,
             )
-        return list(map(transitions.record, rows))
+        return list(map(to_job, rows))
 
     def renew(
         self, worker_id: str, held: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]
@@ -90,7 +98,7 @@ class Leases:
         if not held:
             return Renewal(frozenset(), frozenset())
         with self._database.write(durable=False) as connection:
-            transitions.lock(self._database, connection, list(held))
+            dialects.lock_rows(connection, jobs.c.id, list(held))
             now = self._database.now(connection)
             mine = (
                 jobs.c.id.in_(list(held)),
@@ -143,12 +151,12 @@ class Leases:
         random wait that grows with the attempts; a job that is handed back, at once."""
         with self._database.write() as connection:
             if len(finishes) > 1:  # in order, as everywhere: two writers of many rows must not deadlock
-                transitions.lock(self._database, connection, [finish.job_id for finish in finishes])
+                dialects.lock_rows(connection, jobs.c.id, [finish.job_id for finish in finishes])
             now = self._database.now(connection)
             ended = self._succeed(connection, finishes, now)
             for finish in finishes:
                 if not isinstance(finish.ending, Succeeded) and (row := self._end(connection, finish, now)):
-                    ended[finish.job_id, finish.attempt] = transitions.record(row)
+                    ended[finish.job_id, finish.attempt] = to_job(row)
             notifications.append(connection, list(ended.values()), now)
         return [
             ended.get((one.job_id, one.attempt)) or LeaseLost(one.job_id, one.attempt) for one in finishes
@@ -169,7 +177,7 @@ class Leases:
         for row in sorted(rows, key=lambda row: row.id):
             ending = good[row.id, row.attempt]
             named = [Output(id=new_id("out"), job_id=row.id, **asdict(output)) for output in ending.outputs]
-            ended[row.id, row.attempt] = transitions.record(row, named)
+            ended[row.id, row.attempt] = to_job(row, named)
             if ending.model is not None:
                 entry = {"job_id": row.id, "entry": dict(ending.model.entry), "created_at": now}
                 dialects.upsert(connection, models, {"tenant": row.tenant, "id": ending.model.id}, entry)

@@ -18,7 +18,8 @@ from shared.db.tables import jobs, ready, status_in
 from shared.jobs import attempts, transitions
 from shared.jobs.cancellation import CANCELED_WHILE_RUNNING
 from shared.jobs.entities import TRAINING_QUEUE, Job
-from shared.jobs.scheduling.fair_queueing import Shares
+from shared.jobs.rows import to_job
+from shared.jobs.scheduling.fair_queueing import FairQueue
 from shared.states import Status
 
 #: what the error of a lost job says of a worker of which nothing more is known
@@ -35,7 +36,7 @@ class Reaper:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._shares = Shares(database.dialect)
+        self._queue = FairQueue(database.dialect)
 
     def reap(self) -> list[Job]:
         """Take back the jobs whose lease has expired: queued again, or ended where that was the last
@@ -79,7 +80,7 @@ class Reaper:
             if back is None:
                 return []
             attempts.note(connection, row, "handed-back", now=now)
-            return [transitions.record(back)]
+            return [to_job(back)]
         lost = {
             "type": "worker-lost",
             "message": f"worker {row.worker} {why} in attempt {row.attempts} of {row.max_attempts}",
@@ -96,7 +97,7 @@ class Reaper:
         moved = transitions.apply(connection, step, this, now=now, fence=row.attempt, error=error)
         if moved:
             attempts.note(connection, row, how, now=now, error=error)
-        return list(map(transitions.record, moved))
+        return list(map(to_job, moved))
 
     def wake_due(self) -> list[Job]:
         """Queue the scheduled jobs whose time has come, for the first or a further attempt."""
@@ -104,10 +105,10 @@ class Reaper:
             now = self._database.now(connection)
             due = connection.execute(_due(self._database.dialect), {"now": now}).all()
             # a job that waits for its next attempt has kept its start tag
-            self._shares.tag(connection, [row for row in due if row.tag is None])
+            self._queue.tag(connection, [row for row in due if row.tag is None])
             these = jobs.c.id.in_([row.id for row in due])
             rows = transitions.apply(connection, "wake", these, now=now) if due else []
-        return list(map(transitions.record, rows))
+        return list(map(to_job, rows))
 
     def expire(self) -> list[Job]:
         """End the jobs that did not start in time."""
@@ -115,7 +116,7 @@ class Reaper:
             now = self._database.now(connection)
             late = connection.execute(_late(self._database.dialect), {"now": now}).scalars().all()
             rows = transitions.apply(connection, "expire", jobs.c.id.in_(late), now=now) if late else []
-        return list(map(transitions.record, rows))
+        return list(map(to_job, rows))
 
 
 def _uncounted(lost: Collection[Row[Any]]) -> set[str]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from shared.db import bulk_insert
+from shared.db import bulk_insert, dialects
 from shared.db.engine import Database
 from shared.db.tables import deliveries, delivery_dead, delivery_pending, webhook_secrets
 from shared.errors import NotFound
@@ -230,10 +229,9 @@ class Outbox:
         with self._database.read() as connection:
             if (known := connection.execute(query).scalar_one_or_none()) is not None:
                 return str(known)
-        dialect = postgresql if self._database.dialect == "postgresql" else sqlite
         with self._database.write() as connection:
             row = {"tenant": tenant, "secret": new_secret(), "created_at": self._database.now(connection)}
-            connection.execute(dialect.insert(webhook_secrets).values(row).on_conflict_do_nothing())
+            dialects.insert_if_missing(connection, webhook_secrets, row)
             return str(connection.execute(query).scalar_one())
 
 

@@ -104,7 +104,7 @@ class Hand:
         self.services, self.queue = services, queue
         self.worker = Worker(id="wrk_hand", host="here", pid=1, device="cpu", slots=1, queues=(queue,))
         self.leases = Leases(
-            services.database, services.settings.lease_seconds, most=services.tenants.most_running
+            services.database, services.settings.lease_seconds, running_limit=services.tenants.running_limit
         )
         services.registry.heartbeat(self.worker)
 

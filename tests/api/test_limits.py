@@ -200,8 +200,8 @@ def test_canceling_the_next_job_of_a_tenant_lets_in_the_one_behind_it(
     ann = key("ann", running=1)
     jobs = [api.post("/v1/jobs", BODY, headers=ann).json["id"] for _ in range(3)]
     [running] = hand.leases.claim(hand.worker.id, "default", limit=3)
-    services.aftermath.of(hand.succeed(running))
-    assert [services.jobs.get(job_id).aside for job_id in jobs[1:]] == [False, True]
+    services.completion.handle(hand.succeed(running))
+    assert [services.jobs.get(job_id).parked for job_id in jobs[1:]] == [False, True]
     api.post(f"/v1/jobs/{jobs[1]}/cancel", headers=ann)
     assert hand.claim().id == jobs[2]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from shared.db.named_locks import NamedLocks
-from shared.jobs.completion import Aftermath
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.leases import Leases
 from shared.jobs.workers import Worker
 from shared.states import Status
@@ -225,7 +225,7 @@ def test_leases_that_nobody_could_renew_are_not_taken_for_dead_workers(shop: Sho
         jobs=shop.jobs,
         tickets=shop.tickets,
         events=shop.events,
-        aftermath=Aftermath(shop.database, shop.events, shop.tickets),
+        completion=CompletionHandler(shop.database, shop.events, shop.tickets),
         leftovers=Leftovers(Results(shop.storage), checkpoints),
         checkpoints=checkpoints,
     )

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from shared.db.named_locks import NamedLocks
 from shared.errors import NotFound, Unavailable
-from shared.jobs.completion import Aftermath
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.entities import Job
 from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
@@ -51,7 +51,7 @@ class Upkeep:
         jobs: JobStore,
         tickets: Tickets,
         events: Events,
-        aftermath: Aftermath,
+        completion: CompletionHandler,
         leftovers: Leftovers,
         checkpoints: Checkpoints,
     ) -> None:
@@ -64,7 +64,7 @@ class Upkeep:
         self._jobs = jobs
         self._tickets = tickets
         self._events = events
-        self._aftermath = aftermath
+        self._completion = completion
         self._leftovers = leftovers
         self._checkpoints = checkpoints
         self._lease = lease_seconds
@@ -100,8 +100,8 @@ class Upkeep:
             self._announce(job)
         for job in self._reaper.expire():
             self._announce(job)
-        self._aftermath.settle(self._every)
-        self._aftermath.let_in()
+        self._completion.settle(self._every)
+        self._completion.unpark()
         self._registry.remove_silent(self._silent)
         if time.monotonic() - self._swept >= _SWEEP_EVERY:
             self._swept = time.monotonic()
