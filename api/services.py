@@ -18,15 +18,16 @@ from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
 from shared.catalog.models import owned
 from shared.db.engine import Database
-from shared.db.group_commit import Combiner
+from shared.db.group_commit import GroupCommit
 from shared.errors import QanvasError, Unavailable
 from shared.files.store import FileStore
 from shared.jobs.attempts import Attempts
-from shared.jobs.completion import Aftermath, tell
+from shared.jobs.completion import CompletionHandler, publish_status
 from shared.jobs.dead_letters import DeadLetters
-from shared.jobs.entities import Job, NewJob, QueueDepth, Submitted, Worker
-from shared.jobs.leases import Leases
+from shared.jobs.entities import Job, NewJob, Submitted
+from shared.jobs.scheduling.depths import QueueDepth
 from shared.jobs.store import JobStore
+from shared.jobs.workers import Worker, WorkerRegistry
 from shared.messaging.events import Events
 from shared.messaging.tickets import Tickets
 from shared.settings import Settings
@@ -67,17 +68,19 @@ class Services:
         self.tenants = Tenants(self.database, settings)
         self.limits = Limits(self.tenants, settings.redis_url)
         self.outbox = Outbox(self.database)
-        self.leases = Leases(self.database, settings.lease_seconds, most=self.tenants.most_running)
+        self.registry = WorkerRegistry(self.database)
         self.catalog = Catalog(settings, self.database)
         self.storage = open_storage(settings)
         self.tickets = Tickets(settings)
         self.events = Events(settings.redis_url)
-        self.aftermath = Aftermath(self.database, self.events, self.tickets, self.tenants.most_running)
+        self.completion = CompletionHandler(
+            self.database, self.events, self.tickets, self.tenants.running_limit
+        )
         self.follower = Follower(settings.redis_url, self.jobs.ended)
         #: group commit of submissions
-        self.writer: Combiner[NewJob, Accepted] = Combiner(self._submit)
+        self.writer: GroupCommit[NewJob, Accepted] = GroupCommit(self._submit)
         self.workers: Remembered[list[Worker]] = Remembered(
-            lambda: self.leases.workers(alive_within=settings.lease_seconds)
+            lambda: self.registry.alive(within=settings.lease_seconds)
         )
         self.depths: Remembered[Sequence[QueueDepth]] = Remembered(self.jobs.depths)
         self.is_keyed = Remembered(self.keys.is_keyed)
@@ -111,7 +114,7 @@ class Services:
         """Tickets for what was committed; they leave from another thread."""
         for job in jobs:
             if job.is_terminal:  # what it depends on had failed already
-                tell(self.events, job)
+                publish_status(self.events, job)
         queues = Counter(job.queue for job in jobs if job.status is Status.QUEUED)
         for queue, count in queues.items():
             self.tickets.send(queue, count)
@@ -119,7 +122,9 @@ class Services:
     def positions(self, jobs: Sequence[Job], *, most: int = FAR) -> dict[str, int | None]:
         """By id, how many jobs start before each that waits for others; those that do not are left out."""
         behind = [
-            job for job in jobs if job.status is Status.QUEUED and not job.aside and self.is_served(job.queue)
+            job
+            for job in jobs
+            if job.status is Status.QUEUED and not job.parked and self.is_served(job.queue)
         ]
         counted = self.jobs.positions(behind, most=most) if behind else []
         return {job.id: position for job, position in zip(behind, counted, strict=True)}

@@ -127,7 +127,7 @@ class Bench:
 
     def claim(self, case: Case, queue: str) -> float:
         """Milliseconds."""
-        leases = Leases(self._database, 3600.0, most=lambda _tenant: case.most)
+        leases = Leases(self._database, 3600.0, running_limit=lambda _tenant: case.most)
         began = time.perf_counter()
         claimed = leases.claim("wrk_1", queue, limit=case.limit, resident=case.resident)
         seconds = time.perf_counter() - began

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.db.engine import Database
-from shared.jobs.entities import Finish, NewJob, Succeeded, Webhook
+from shared.jobs.entities import Finish, NewJob, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
 from shared.outward import Outward
 from shared.webhooks.outbox import Outbox
-from shared.webhooks.signing import ENDINGS
+from shared.webhooks.subscription import ENDINGS, Webhook
 from tests.receivers import Answer, receiving
 from tests.servers import Postgres, wait_until
 from worker.services.webhook_delivery import Deliverer

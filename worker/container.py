@@ -9,14 +9,17 @@ import threading
 
 from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
+from shared.db.named_locks import NamedLocks
 from shared.files.retention import Kept
 from shared.files.store import FileStore
 from shared.ids import new_id
 from shared.jobs.backoff import Backoff
-from shared.jobs.completion import Aftermath
-from shared.jobs.entities import Ending, Job, Worker
+from shared.jobs.completion import CompletionHandler
+from shared.jobs.entities import Ending, Job
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
+from shared.jobs.workers import Worker, WorkerRegistry
 from shared.messaging.events import STOP, Events
 from shared.messaging.subscriber import Listener
 from shared.messaging.tickets import Tickets
@@ -76,8 +79,10 @@ class House:
         device = find_device(settings.device)
         jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
-        most = Tenants(self.database, settings).most_running
+        most = Tenants(self.database, settings).running_limit
         leases = Leases(self.database, settings.lease_seconds, backoff, most)
+        reaper, registry = Reaper(self.database), WorkerRegistry(self.database)
+        locks = NamedLocks(self.database)
         results, checkpoints = Results(storage, busy), Checkpoints(storage)
         leftovers = Leftovers(results, checkpoints)
         self.device = device.name
@@ -92,10 +97,10 @@ class House:
         self.events = Events(settings.redis_url)
         self.pace = Pace()
         self.tickets = Tickets(settings)
-        aftermath = Aftermath(self.database, self.events, self.tickets, most)
+        completion = CompletionHandler(self.database, self.events, self.tickets, most)
         self.scratch = Scratch(settings.data / "scratch", self.id)
         self.fitness = Fitness(storage, self.scratch)
-        self.keeper = LeaseKeeper(leases, settings.lease_seconds, self.describe)
+        self.keeper = LeaseKeeper(leases, registry, settings.lease_seconds, self.describe)
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds
         self.requests = Listener(
             settings.redis_url, STOP, heard=lambda job_id: self.keeper.look(job_id.decode())
@@ -104,18 +109,20 @@ class House:
             worker_id=self.id,
             every=settings.upkeep_seconds,
             lease_seconds=settings.lease_seconds,
-            leases=leases,
+            reaper=reaper,
+            registry=registry,
+            locks=locks,
             jobs=jobs,
             tickets=self.tickets,
             events=self.events,
-            aftermath=aftermath,
+            completion=completion,
             leftovers=leftovers,
             checkpoints=checkpoints,
         )
         outbox = Outbox(self.database)
         self.deliverer = Deliverer(outbox, Outward(allow_private=settings.webhook_allow_private))
         self.retention = Retention(
-            settings, self.id, leases=leases, kept=Kept(self.database), outbox=outbox, storage=storage
+            settings, self.id, locks=locks, kept=Kept(self.database), outbox=outbox, storage=storage
         )
         # at once they would take longer, each with fewer jobs: they compete for one interpreter
         turns = threading.Lock()
@@ -132,7 +139,7 @@ class House:
             fitness=self.fitness,
             events=self.events,
             tickets=self.tickets,
-            aftermath=aftermath,
+            completion=completion,
             turns=turns,
             noted=self._note_ending,
         )
@@ -166,6 +173,7 @@ class House:
         departure = Departure(
             worker_id=self.id,
             leases=leases,
+            reaper=reaper,
             keeper=self.keeper,
             scratch=self.scratch,
             leftovers=leftovers,
@@ -204,7 +212,7 @@ class House:
         self.sandbox.open(PICTURE)
         self.keeper.start()
         self.requests.start()
-        self.upkeep.bury(self.scratch.dead, self.scratch.left)
+        self.upkeep.reap_workers(self.scratch.dead, self.scratch.left)
         self.upkeep.start()
         self.ticketless.start()
         self.deliverer.start()

@@ -11,7 +11,7 @@ from flask.globals import request_ctx
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from shared.jobs.entities import Worker
+from shared.jobs.workers import Worker
 from shared.states import Status
 
 if TYPE_CHECKING:

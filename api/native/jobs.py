@@ -264,8 +264,8 @@ def tell(call: Call, *jobs: Job) -> None:
     services = call.services
     for job in jobs:
         if job.is_terminal:
-            completion.tell(services.events, job)
+            completion.publish_status(services.events, job)
         elif job.cancel_requested:
             services.events.ask_to_stop(job.id)
     with suppress(Unavailable):  # upkeep does what is left
-        services.aftermath.of(*(job for job in jobs if job.is_terminal))
+        services.completion.handle(*(job for job in jobs if job.is_terminal))

@@ -9,7 +9,7 @@ from shared.ids import pattern
 from shared.jobs.dependencies import MOST
 from shared.outward.addresses import MOST as MOST_URL
 from shared.states import Status
-from shared.webhooks.signing import EVENTS
+from shared.webhooks.subscription import EVENTS
 
 Schema = Mapping[str, Any]
 

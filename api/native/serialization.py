@@ -11,10 +11,11 @@ from werkzeug.datastructures import Headers
 from shared.catalog.models import Model
 from shared.files.store import FileRecord
 from shared.jobs.attempts import Attempt
-from shared.jobs.entities import QueueDepth, Worker
 from shared.jobs.references import with_references
+from shared.jobs.scheduling.depths import QueueDepth
 from shared.jobs.serialization import time
-from shared.jobs.sizes import MOST_PAGE
+from shared.jobs.sizes import MAX_PAGE_BYTES
+from shared.jobs.workers import Worker
 from shared.json_text import json_bytes, to_json, to_json_list
 from shared.webhooks.outbox import Delivery
 
@@ -49,7 +50,7 @@ def fitting(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     size = 0
     for item in items:
         size += json_bytes(item)
-        if shown and size > MOST_PAGE:
+        if shown and size > MAX_PAGE_BYTES:
             break
         shown.append(item)
     return shown

@@ -9,7 +9,7 @@ from flask import Response
 
 from api.http.operations import Answer, Call, Group
 from api.native import schemas, serialization
-from shared.jobs.entities import Worker
+from shared.jobs.workers import Worker
 
 group = Group("workers")
 
@@ -22,7 +22,7 @@ group = Group("workers")
 )
 def list_workers(call: Call) -> Response:
     services = call.services
-    alive = services.leases.workers(alive_within=services.settings.lease_seconds)
+    alive = services.registry.alive(within=services.settings.lease_seconds)
     names = {model.known_as: model.id for model in services.catalog.list(call.tenant)}
     if call.caller.is_admin:
         names = {model: model for worker in alive for model in _held(worker)} | names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.jobs.entities import Worker
+from shared.jobs.workers import Worker
 
 
 def seconds_until_start(queue: str, position: int | None, workers: Sequence[Worker]) -> float | None:

@@ -8,10 +8,11 @@ from typing import Any
 from api.auth.limits import Reservation
 from api.services import Services
 from shared.errors import InvalidInput, NotFound, Refused
+from shared.files.holds import Read
 from shared.files.media_types import KINDS, UNKNOWN, decode_data_uri, fits
 from shared.files.store import JOB_INPUT, FileRecord, NewFile
 from shared.ids import is_id, new_id
-from shared.jobs.entities import Read, no_such_output
+from shared.jobs.entities import no_such_output
 from shared.jobs.references import is_reference
 from shared.outward import check_url, is_url
 from shared.schema.marks import changed

@@ -71,7 +71,7 @@ def _waiting(
             reason, estimate = "depends-on" if job.waits_for else "scheduled", None
         case Status.QUEUED if not services.is_served(job.queue):
             reason, estimate = "no-worker-for-model", None
-        case Status.QUEUED if job.aside:
+        case Status.QUEUED if job.parked:
             reason, estimate = "tenant-limit", None
         case Status.QUEUED if services.is_loading(job):
             reason, estimate = "loading-model", None

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from api.services import Services
+from shared.db.named_locks import NamedLocks
 from shared.errors import Unavailable
-from shared.jobs.leases import Leases
 from shared.storage import check_writable
 
 log = logging.getLogger(__name__)
@@ -73,11 +73,11 @@ class Part:
 
 class Readiness:
     def __init__(self, services: Services) -> None:
-        leases = Leases(services.asking, services.settings.lease_seconds)
+        locks = NamedLocks(services.asking)
         self._needed = (
             # an update of one small row, which no crash has to survive
             Part(
-                lambda: leases.try_lock("readyz", "readyz", _FRESH),
+                lambda: locks.try_lock("readyz", "readyz", _FRESH),
                 _FRESH,
                 silent=Unavailable("the database does not answer in time"),
             ),

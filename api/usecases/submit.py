@@ -16,12 +16,13 @@ from api.services import Accepted, Services
 from api.usecases import size_limits
 from api.usecases.input_files import Inputs
 from shared.errors import FieldError, InvalidInput
+from shared.files.holds import Read
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
-from shared.jobs.entities import Job, NewJob, Read, Submitted
-from shared.jobs.store import Answer
+from shared.jobs.entities import Job, NewJob, Submitted
+from shared.jobs.submission import SubmissionResult
 from shared.json_text import json_bytes
 from shared.schema.faults import MAX_FAULTS
-from shared.webhooks import signing
+from shared.webhooks import subscription
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 #: seconds since 1970 at the end of the year 9999
@@ -96,7 +97,7 @@ def _check_dependencies(count: int) -> None:
         raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
 
 
-def _persist_all(services: Services, tenant: str, new: Sequence[NewJob]) -> Sequence[Answer]:
+def _persist_all(services: Services, tenant: str, new: Sequence[NewJob]) -> Sequence[SubmissionResult]:
     try:
         return services.jobs.submit(new, limits=services.waiting_limits([tenant]), together=True)
     except InvalidInput as error:
@@ -153,7 +154,7 @@ def _new(
         reads=reads,
         group=body.get("group"),
         metadata=metadata,
-        webhook=signing.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
+        webhook=subscription.read(body.get("webhook"), allow_private=services.settings.webhook_allow_private),
         idempotency_key=idempotency_key,
         fingerprint=fingerprint,
     )

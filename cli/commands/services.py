@@ -81,11 +81,11 @@ def migrate(data: Path | None) -> None:
 
 def _check(settings: Settings) -> None:
     from shared.db.revisions import usable
-    from shared.jobs.leases import Leases
+    from shared.jobs.workers import WorkerRegistry
 
     lease, database = settings.lease_seconds, options.open_database(settings)
     with usable(database.url):
-        alive = Leases(database, lease).workers(alive_within=lease)
+        alive = WorkerRegistry(database).alive(within=lease)
     here = [one for one in alive if one.host == socket.gethostname()]
     if not here:
         raise Unavailable(f"no worker on this machine gave a sign of life in the last {lease:g} s")

@@ -26,7 +26,7 @@ from cli.signals import undisturbed
 from shared.accounts.keys import KeyStore
 from shared.db.engine import Database
 from shared.errors import ConfigurationError, Unavailable
-from shared.jobs.leases import Leases
+from shared.jobs.workers import WorkerRegistry
 from shared.settings import SETTINGS, Settings
 
 #: seconds: the promise is ten in all, and Valkey ends last because the others talk to it
@@ -157,7 +157,7 @@ class Supervisor:
     def _has_worker(self, database: Database, settings: Settings) -> bool:
         ours = {child.process.pid for child in self._keeper.children if child.process is not None}
         try:
-            alive = Leases(database, settings.lease_seconds).workers(alive_within=settings.lease_seconds)
+            alive = WorkerRegistry(database).alive(within=settings.lease_seconds)
         except Unavailable:  # a busy database is asked again
             return False
         return any(worker.pid in ours and worker.host == socket.gethostname() for worker in alive)

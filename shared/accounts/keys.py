@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Row
 
+from shared.db import dialects
 from shared.db.engine import Database
 from shared.db.tables import keys, marks
 from shared.errors import InvalidInput, NotFound
@@ -44,8 +44,6 @@ class Key:
 class KeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
-        dialect: Any = postgresql if database.dialect == "postgresql" else sqlite
-        self._insert = dialect.insert
 
     def create(
         self, name: str, *, tenant: str = "default", scopes: Sequence[Scope] = SCOPES
@@ -70,8 +68,7 @@ class KeyStore:
         with self._database.write() as connection:
             row["created_at"] = self._database.now(connection)
             connection.execute(sa.insert(keys), row)
-            note = self._insert(marks).values(name=_KEYED, since=row["created_at"])
-            connection.execute(note.on_conflict_do_nothing())
+            dialects.insert_if_missing(connection, marks, {"name": _KEYED, "since": row["created_at"]})
             made = connection.execute(sa.select(keys).where(keys.c.id == row["id"])).one()
         return _record(made), secret
 

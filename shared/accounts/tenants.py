@@ -56,7 +56,7 @@ class Tenants:
         """Raises Unavailable when they are not known and the database is away."""
         return self._own().get(tenant, self._default)
 
-    def most_running(self, tenant: str) -> int:
+    def running_limit(self, tenant: str) -> int:
         """How many jobs of the tenant may run at once, 0 for any number. Raises Unavailable."""
         return self.limits(tenant).running
 

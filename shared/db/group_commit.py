@@ -25,7 +25,7 @@ class _Call(Generic[Item, Answer]):
         self.turn.acquire()
 
 
-class Combiner(Generic[Item, Answer]):
+class GroupCommit(Generic[Item, Answer]):
     """Group commit without a thread of its own.
 
     ``call`` blocks until ``execute`` has run on a list that contains the item. Of the callers that wait at

@@ -68,6 +68,11 @@ jobs = sa.Table(
 )
 
 
+def not_expired() -> sa.ColumnElement[bool]:
+    """The job may still start at the bound parameter ``the_time``, in seconds since 1970."""
+    return sa.or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > sa.bindparam("the_time"))
+
+
 def status_in(*statuses: Status) -> sa.ColumnElement[bool]:
     """``status`` is one of these, written as literals: a planner proves a partial index by them, never by
     bound parameters."""
@@ -87,7 +92,7 @@ going_on = status_in(*GOING_ON)
 _queued = status_in(Status.QUEUED)
 #: queued, and where claims see it
 claimable: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("NOT aside"))
-set_aside: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("aside"))
+parked: sa.ColumnElement[bool] = sa.and_(_queued, sa.literal_column("aside"))
 _running = status_in(Status.RUNNING)
 #: needs no other job's end any more
 ready: sa.ColumnElement[bool] = sa.literal_column("waits_for = 0")
@@ -112,8 +117,8 @@ sa.Index(
     jobs.c.status,
     jobs.c.tenant,
     jobs.c.queue,
-    sqlite_where=set_aside,
-    postgresql_where=set_aside,
+    sqlite_where=parked,
+    postgresql_where=parked,
 )
 sa.Index("ix_jobs_running", jobs.c.status, jobs.c.tenant, sqlite_where=_running, postgresql_where=_running)
 sa.Index("ix_jobs_lease", jobs.c.lease_until, sqlite_where=_running, postgresql_where=_running)

@@ -8,7 +8,8 @@ pass over; SQLite has one writer at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,28 +19,38 @@ from shared.chunks import in_chunks
 from shared.db.tables import files, outputs
 from shared.errors import FieldError, InvalidInput
 from shared.ids import is_id
-from shared.jobs.entities import NewJob, Read
-from shared.states import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A place of an input that is a stored file: ``reference`` is the id of a file or of an output, or that
+    of a job, whose ``output`` of this number it is."""
+
+    pointer: str
+    reference: str
+    output: int | None = None
 
 
 def hold(
     connection: Connection,
-    new: Sequence[NewJob],
+    reads: Sequence[Sequence[Read]],
     named: Iterable[Collection[str]],
-    needed: Mapping[str, Row[Any]],
+    succeeded: Collection[str],
 ) -> list[InvalidInput | None]:
-    """Hold the files and outputs that these jobs name; for each job what is wrong when one is gone.
+    """Lock the files and outputs that new jobs name; for each job its fault where one of them is gone, or
+    None.
 
-    ``named``: what the input of each names, see ``references``; ``needed``: the jobs that they depend on,
-    locked already."""
+    ``reads``: for each job the places of its input that must be there; ``named``: for each job all ids that
+    its input names, see ``job_inputs.references``; ``succeeded``: the ids of the jobs that they depend on
+    and that have succeeded. The caller has locked the rows of those jobs."""
     ids = sorted({reference for own in named for reference in own})
     if not ids:
-        return [None] * len(new)
+        return [None] * len(reads)
     there = {row.id for row in _held(connection, files.c.id, [one for one in ids if is_id("file", one)])}
     for column, kind in ((outputs.c.id, "out"), (outputs.c.job_id, "job")):
         for row in _held(connection, column, [one for one in ids if one.startswith(f"{kind}_")]):
             there |= {row.id, (row.job_id, row.index)}
-    return [_gone([read for read in job.reads if not _is_there(read, there, needed)]) for job in new]
+    return [_gone([read for read in own if not _is_there(read, there, succeeded)]) for own in reads]
 
 
 def _held(connection: Connection, column: sa.Column[Any], ids: Sequence[str]) -> list[Row[Any]]:
@@ -51,12 +62,11 @@ def _held(connection: Connection, column: sa.Column[Any], ids: Sequence[str]) ->
     return rows
 
 
-def _is_there(read: Read, there: set[Any], needed: Mapping[str, Row[Any]]) -> bool:
+def _is_there(read: Read, there: set[Any], succeeded: Collection[str]) -> bool:
     if read.output is None:
         return read.reference in there
-    job = needed.get(read.reference)
-    # what has not ended has made nothing yet, and what is gone fails those that depend on it
-    return job is None or job.status != Status.SUCCEEDED or (read.reference, read.output) in there
+    # a job that has not ended has no outputs yet, and the jobs that depend on a deleted one fail for that
+    return read.reference not in succeeded or (read.reference, read.output) in there
 
 
 def _gone(reads: Sequence[Read]) -> InvalidInput | None:

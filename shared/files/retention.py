@@ -2,71 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shared.db import bulk_insert
 from shared.db.engine import Database
 from shared.db.tables import files, going_on, job_inputs, jobs, models, outputs
-from shared.files.store import JOB_INPUT
-from shared.ids import Kind, first_id, pattern
+from shared.files.store import JOB_INPUT, delete_unless
+from shared.ids import Kind, first_id
 from shared.states import GOING_ON
-
-#: what an input may name
-_REFERENCE = re.compile("|".join((pattern("file"), pattern("out"), pattern("job"))))
-
-
-def references(value: Any) -> frozenset[str]:
-    """The files, outputs and jobs that an input, which is JSON, names as ids, wherever they stand in it."""
-    found, left = set(), [value]
-    while left:
-        part = left.pop()
-        if isinstance(part, str):
-            if _REFERENCE.fullmatch(part):
-                found.add(part)
-        elif isinstance(part, dict | list):
-            left.extend(part.values() if isinstance(part, dict) else part)
-    return frozenset(found)
-
-
-def note_inputs(connection: Connection, named: Mapping[str, Collection[str]]) -> None:
-    """Remember what the inputs of new jobs name, by id, in the transaction that inserts them."""
-    noted = [
-        {"job_id": job_id, "reference": reference}
-        for job_id, own in named.items()
-        for reference in sorted(own)
-    ]
-    if noted:
-        bulk_insert.insert(connection, job_inputs, noted)
-
-
-def forget_made(connection: Connection, job_id: str) -> list[str]:
-    """Forget the files that were made of a job's ``data:`` URIs and that no other job names; their keys."""
-    own, others = job_inputs.alias("own"), job_inputs.alias("others")
-    named = sa.select(own.c.reference).where(own.c.job_id == job_id)
-    made = sa.select(files.c.id).where(files.c.purpose == JOB_INPUT, files.c.id.in_(named))
-    ids = connection.execute(made.order_by(files.c.id).with_for_update()).scalars().all()
-    return _forget(
-        connection,
-        files,
-        ids,
-        ~sa.exists().where(others.c.reference == files.c.id, others.c.job_id != job_id),
-    )
-
-
-def _forget(
-    connection: Connection, table: sa.Table, ids: Sequence[str], unless: sa.ColumnElement[bool]
-) -> list[str]:
-    """Forget these locked files or outputs; their keys.
-
-    The condition that they were found by is asked again: who came to name one before it was locked has
-    committed by now, and this statement sees it."""
-    gone = sa.delete(table).where(table.c.id.in_(ids), unless).returning(table.c.key)
-    return list(connection.execute(gone).scalars()) if ids else []
 
 
 def _in_use(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -110,7 +56,7 @@ class Kept:
             old = sa.select(table.c.id).where(table.c.id < first_id(kind, now - seconds), idle)
             # what a submission holds just now is passed over
             old = old.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
-            return _forget(connection, table, connection.execute(old).scalars().all(), idle)
+            return delete_unless(connection, table, connection.execute(old).scalars().all(), idle)
 
     def unnamed_files(self, keys: Sequence[str]) -> list[str]:
         """Those of these keys below ``files/`` that no row names."""

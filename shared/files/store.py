@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
 from shared.db.engine import Database
 from shared.db.tables import files
@@ -82,6 +83,17 @@ class FileStore:
         if key is None:
             raise NotFound("file", file_id)
         return str(key)
+
+
+def delete_unless(
+    connection: Connection, table: sa.Table, ids: Sequence[str], unless: sa.ColumnElement[bool]
+) -> list[str]:
+    """Forget these locked files or outputs; their keys.
+
+    The condition that they were found by is asked again: who came to name one before it was locked has
+    committed by now, and this statement sees it."""
+    gone = sa.delete(table).where(table.c.id.in_(ids), unless).returning(table.c.key)
+    return list(connection.execute(gone).scalars()) if ids else []
 
 
 def _record(row: Row[Any]) -> FileRecord:

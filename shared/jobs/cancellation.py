@@ -8,23 +8,26 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shared.db import dialects
 from shared.db.engine import Database
 from shared.db.tables import going_on, jobs, status_in
 from shared.jobs import transitions
 from shared.states import Status
 
-#: jobs in one transaction: as long as others may have to wait for a row, or on SQLite for their turn
-MOST = 500
+#: jobs in one transaction, since it may make other writers wait: for a row, or on SQLite for their turn
+MAX_TOGETHER = 500
 
-_CANCELED = {"type": "canceled", "message": "canceled before it started", "retryable": False}
+#: the errors of canceled jobs
+CANCELED_WHILE_RUNNING = {"type": "canceled", "message": "canceled while it ran", "retryable": False}
+_CANCELED_BEFORE_START = {"type": "canceled", "message": "canceled before it started", "retryable": False}
 
 
 def cancel(database: Database, connection: Connection, ids: Sequence[str]) -> list[Row[Any]]:
-    """Cancel these jobs, up to ``MOST``; the rows of those that had not ended, in the order of their ids."""
-    transitions.lock(database, connection, ids)  # none starts between the two steps
+    """Cancel these jobs, up to ``MAX_TOGETHER``; the rows of those that had not ended, by id."""
+    dialects.lock_rows(connection, jobs.c.id, ids)  # none starts between the two steps
     now = database.now(connection)
     these = jobs.c.id.in_(ids)
-    rows = transitions.apply(connection, "cancel", these, now=now, error=_CANCELED)
+    rows = transitions.apply(connection, "cancel", these, now=now, error=_CANCELED_BEFORE_START)
     asked = (
         sa.update(jobs)
         .where(these, status_in(Status.RUNNING))

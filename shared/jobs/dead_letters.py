@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from shared.db.engine import Database
 from shared.db.tables import jobs, status_in, untried
-from shared.jobs import sizes, transitions
+from shared.jobs import sizes
 from shared.jobs.entities import Page
+from shared.jobs.rows import to_job
 from shared.states import Status
 
 
@@ -52,7 +53,7 @@ class DeadLetters:
         size = sizes.text_bytes(dialect, *sizes.WRITTEN) + sizes.attempts_bytes(dialect)
         with self._database.read() as connection:
             rows, following = sizes.page(connection, where, size, limit)
-            return Page(tuple(map(transitions.record, rows)), following)
+            return Page(tuple(map(to_job, rows)), following)
 
     def untried(self, tenant: str, which: Filter, *, limit: int, after: str, until: str) -> Sequence[str]:
         """The ids of letters between these two that nobody has tried again yet.

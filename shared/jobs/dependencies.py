@@ -18,12 +18,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shared.chunks import in_chunks
-from shared.db import bulk_insert
+from shared.db import bulk_insert, dialects
 from shared.db.engine import Database
 from shared.db.tables import dependencies, going_on, jobs, ready, status_in, unsettled
 from shared.jobs import transitions
 from shared.jobs.entities import Job
-from shared.jobs.scheduling.fair_queueing import Shares
+from shared.jobs.rows import to_job
+from shared.jobs.scheduling.fair_queueing import FairQueue
 from shared.states import TERMINAL, Status
 
 #: jobs that one may wait for, and that those of one request may wait for together
@@ -45,15 +46,18 @@ class Waits:
     #: by id, those that are there
     found: Mapping[str, Row[Any]] = field(default_factory=dict)
 
+    @property
+    def succeeded(self) -> set[str]:
+        """The ids of those that have succeeded."""
+        return {job_id for job_id, row in self.found.items() if row.status == Status.SUCCEEDED}
+
     def of(self, needed: str, tenant: str) -> Row[Any] | None:
         """The job, if it is there and the tenant's."""
         other = self.found.get(needed)
         return other if other is not None and other.tenant == tenant else None
 
 
-def hold(
-    database: Database, connection: Connection, rows: Sequence[dict[str, Any]], also: Collection[str] = ()
-) -> Waits:
+def hold(connection: Connection, rows: Sequence[dict[str, Any]], also: Collection[str] = ()) -> Waits:
     """Let those new rows wait that depend on jobs which have not succeeded; call it before they are inserted.
 
     What they depend on is locked, so that it cannot end between this look and the commit; ``also`` are jobs
@@ -63,7 +67,7 @@ def hold(
         return Waits()
     found: dict[str, Row[Any]] = {}
     for ids in in_chunks(wanted):  # in the order of the ids, as everywhere
-        transitions.lock(database, connection, ids)
+        dialects.lock_rows(connection, jobs.c.id, ids)
         found |= {row.id: row for row in connection.execute(sa.select(*_LOOK).where(jobs.c.id.in_(ids)))}
     waits = Waits({}, found)
     for row in rows:
@@ -124,7 +128,7 @@ class Dependencies:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._shares = Shares(database.dialect)
+        self._queue = FairQueue(database.dialect)
 
     def settle(self, seconds: float = 1.0) -> list[Job]:
         """Work the list off, for about so long at most; returns the jobs that this queued or failed."""
@@ -134,11 +138,11 @@ class Dependencies:
             good = [row.id for row in ended if row.status == Status.SUCCEEDED.value]
             if good:
                 with self._database.write(durable=False) as connection:
-                    moved += map(transitions.record, self._go_on(connection, good))
+                    moved += map(to_job, self._go_on(connection, good))
             for row in ended:
                 if row.id not in good:
                     with self._database.write(durable=False) as connection:
-                        moved += map(transitions.record, self._give_up(connection, row))
+                        moved += map(to_job, self._give_up(connection, row))
             if time.monotonic() >= deadline:
                 break
         return moved
@@ -184,7 +188,7 @@ class Dependencies:
         rows: list[Row[Any]] = list(connection.execute(free.order_by(jobs.c.id))) if met else []
         if not rows:
             return []
-        self._shares.tag(connection, rows)
+        self._queue.tag(connection, rows)
         return transitions.apply(connection, "wake", jobs.c.id.in_([row.id for row in rows]), now=now)
 
     def _meet(self, connection: Connection, ended: Sequence[str], waiting: Sequence[str]) -> Sequence[str]:
@@ -192,7 +196,7 @@ class Dependencies:
 
         All rows that this transaction writes are locked here, in the order of their ids: whoever settles the
         same jobs, or submits one that depends on them, waits, and two never wait for each other."""
-        transitions.lock(self._database, connection, sorted({*ended, *waiting}))
+        dialects.lock_rows(connection, jobs.c.id, sorted({*ended, *waiting}))
         heard = (
             sa.update(dependencies)
             .where(dependencies.c.needs.in_(ended), dependencies.c.job_id.in_(waiting))

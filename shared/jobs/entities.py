@@ -1,4 +1,4 @@
-"""What the store takes and gives: frozen records. Times are seconds since 1970, sizes are bytes."""
+"""The records of jobs, all frozen. Times are seconds since 1970, sizes are bytes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import ErrorType
+from shared.files.holds import Read
 from shared.states import TERMINAL, Status
+from shared.webhooks.subscription import Webhook
 
 #: the queue whose jobs run beside others instead of before those that come later
 TRAINING_QUEUE = "training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
-    """Where a job tells what becomes of it, and of which events, as ``job.succeeded``."""
-
-    url: str
-    events: tuple[str, ...]
-    #: None for the tenant's default secret
-    secret: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A place of an input that is a stored file: ``reference`` is the id of a file or of an output, or that
-    of a job, whose ``output`` of this number it is."""
-
-    pointer: str
-    reference: str
-    output: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job to submit; its input has been checked and filled in."""
+class JobSpec:
+    """What a job is to do, as it was submitted: the input has been checked, and defaults are filled in."""
 
     tenant: str
     task: str
@@ -48,15 +30,21 @@ class NewJob:
     timeout: float | None = None
     #: not before this time
     run_at: float | None = None
-    #: seconds after submission at which a job that has not started expires
-    expires_in: float | None = None
     #: ids of jobs of the tenant that must have succeeded before it is queued
     depends_on: tuple[str, ...] = ()
-    #: what must be there when the job is committed
-    reads: tuple[Read, ...] = ()
     group: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     webhook: Webhook | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob(JobSpec):
+    """A job to submit."""
+
+    #: seconds after submission at which a job that has not started expires
+    expires_in: float | None = None
+    #: the places of its input that are files, which must be there when the job is committed
+    reads: tuple[Read, ...] = ()
     idempotency_key: str | None = None
     #: hash of the request, to tell a replay from another request under the same key
     fingerprint: str | None = None
@@ -82,29 +70,21 @@ class Output(NewOutput):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One row of ``jobs`` with its outputs."""
+class Job(JobSpec):
+    """One row of ``jobs`` with its outputs; ``rows`` says which column each field is."""
 
     id: str
-    tenant: str
-    task: str
-    model: str
-    queue: str
     status: Status
-    priority: int
-    #: its place among those of its queue and priority, see ``shares``; None until it is first queued
+    #: the start tag, its place among those of its queue and priority; None until it is first queued, see
+    #: ``fair_queueing``
     tag: float | None
-    #: queued, and passed over while its tenant has as much running as it may, see ``caps``
-    aside: bool
-    input: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-    group: str | None
-    #: the fence: raised by every claim, named by every later write
+    #: queued, and passed over while its tenant runs as many jobs as it may, see ``concurrency_limits``
+    parked: bool
+    #: the fencing token: raised by every claim, named by every later write
     attempt: int
-    #: attempts that count against ``max_attempts``; one handed back does not
+    #: attempts that count against ``max_attempts``; one that is handed back does not
     attempts: int
-    max_attempts: int
-    timeout: float | None
+    #: the id of the worker that holds the lease, or held it last
     worker: str | None
     cancel_requested: bool
     #: as of the last lease renewal; ``Events.latest_progress`` is fresher
@@ -113,23 +93,20 @@ class Job:
     error: Mapping[str, Any] | None
     load_seconds: float | None
     created_at: float
-    run_at: float | None
     #: when a scheduled job may be queued, for the first time or again; None where its time plays no part
     due_at: float | None
-    depends_on: tuple[str, ...]
-    #: how many of them it still waits for
+    #: how many of the jobs in ``depends_on`` it still waits for
     waits_for: int
-    #: others wait for its end
+    #: other jobs wait for its end
     awaited: bool
     expires_at: float | None
     queued_at: float | None
     started_at: float | None
     finished_at: float | None
-    #: the job that tries this one again, the last one where there are several
-    retried_as: str | None = None
-    webhook: Webhook | None = None
-    #: the folder of its last checkpoint, as ``Checkpoints`` names them; None where the row names none
-    checkpoint: str | None = None
+    #: the id of the job that retries this one, the last one where there are several
+    retried_as: str | None
+    #: the folder of its last checkpoint, as ``Checkpoints`` names them; None where there is none
+    checkpoint: str | None
     outputs: tuple[Output, ...] = ()
 
     @property
@@ -166,18 +143,6 @@ class Page:
 
     items: tuple[Job, ...]
     next_cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class QueueDepth:
-    """Jobs that a worker may take now, and apart from them those that wait until their tenant has less
-    running."""
-
-    queue: str
-    queued: int
-    #: how long the one of the ``queued`` has waited that has waited longest; None where there is none
-    oldest_seconds: float | None
-    held_back: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,36 +201,3 @@ class Finish:
     job_id: str
     attempt: int
     ending: Ending
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """One worker process; ``running`` are the ids of the jobs it holds."""
-
-    id: str
-    host: str
-    pid: int
-    device: str
-    slots: int
-    queues: tuple[str, ...]
-    models: tuple[str, ...] = ()
-    #: the model that is being loaded now
-    loading: str | None = None
-    memory: Mapping[str, int] = field(default_factory=dict)
-    #: by queue, the seconds that a job has lately held a slot
-    pace: Mapping[str, float] = field(default_factory=dict)
-    #: what its kiln computed since it started: ``forwards``, of these ``shared``, their ``rows``, …
-    forwards: Mapping[str, int] = field(default_factory=dict)
-    #: why it takes no jobs now, for operators; None where it takes them
-    trouble: str | None = None
-    started_at: float = 0.0
-    last_seen: float = 0.0
-    running: tuple[str, ...] = ()
-    #: by queue, how many of these there are
-    busy: Mapping[str, int] = field(default_factory=dict)
-
-    def slots_for(self, queue: str) -> int:
-        """How many jobs of a queue it runs at once. Training has one slot of its own, beside the others."""
-        if queue not in self.queues:
-            return 0
-        return 1 if queue == TRAINING_QUEUE else self.slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,31 +11,26 @@ from sqlalchemy.engine import Connection
 
 from shared.db.tables import jobs
 from shared.errors import Conflict
-from shared.jobs.entities import Job, NewJob
+from shared.jobs.entities import Job, JobSpec, NewJob
 from shared.jobs.references import is_reference
 from shared.states import TERMINAL, Status
 
-#: retries of retries that are followed, one look into the database for each
-_MOST_RETRIES = 1000
+#: retries of retries that are followed, with one query for each
+MAX_RETRIES = 1000
 
 
-def like(connection: Connection, old: Job) -> NewJob:
-    """The job to submit. Raises Conflict where it would fail at once, naming what to retry before it."""
+def job_like(connection: Connection, old: Job) -> NewJob:
+    """The job to submit to try ``old`` again, due at once. Raises Conflict where it would fail at once,
+    naming the job to retry before it."""
     newest = _newest(connection, old)
-    return NewJob(
-        tenant=old.tenant,
-        task=old.task,
-        model=old.model,
-        queue=old.queue,
-        input={name: _renamed(value, newest) for name, value in old.input.items()},
-        priority=old.priority,
-        max_attempts=old.max_attempts,
-        timeout=old.timeout,
-        depends_on=tuple(newest[job_id] for job_id in old.depends_on),
-        group=old.group,
-        metadata={**old.metadata, "retry_of": old.id},
-        webhook=old.webhook,
-    )
+    known = {field.name: getattr(old, field.name) for field in fields(JobSpec)}
+    changed = {
+        "input": {name: _renamed(value, newest) for name, value in old.input.items()},
+        "depends_on": tuple(newest[job_id] for job_id in old.depends_on),
+        "metadata": {**old.metadata, "retry_of": old.id},
+        "run_at": None,
+    }
+    return NewJob(**known | changed)
 
 
 def _newest(connection: Connection, old: Job) -> Mapping[str, str]:
@@ -43,9 +39,9 @@ def _newest(connection: Connection, old: Job) -> Mapping[str, str]:
     looked_at: Sequence[str] = old.depends_on
     steps = 0
     while looked_at:  # a retry of a retry of …, each newer than the one before
-        if (steps := steps + 1) > _MOST_RETRIES:
+        if (steps := steps + 1) > MAX_RETRIES:
             raise Conflict(
-                f"job {old.id} depends on a job that was retried more than {_MOST_RETRIES} times, each retry "
+                f"job {old.id} depends on a job that was retried more than {MAX_RETRIES} times, each retry "
                 "retried again; submit a new job"
             )
         look = sa.select(jobs.c.id, jobs.c.status, jobs.c.retried_as)

@@ -8,10 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shared.db import dialects
 from shared.db.tables import attempts, jobs
 
 #: bytes of JSON after which a page of rows ends, though there may be more; one row is always on it
-MOST_PAGE = 4 << 20
+MAX_PAGE_BYTES = 4 << 20
 #: bytes of an attempt in an answer besides what it says went wrong
 _ATTEMPT = 300
 
@@ -21,21 +22,15 @@ WRITTEN = (jobs.c.input, jobs.c.metadata, jobs.c.result, jobs.c.error)
 
 def text_bytes(dialect: str, *columns: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     """The bytes of these columns as text, together."""
-    if dialect == "postgresql":
-        sizes = [sa.func.octet_length(sa.cast(column, sa.Text)) for column in columns]
-    else:
-        sizes = [sa.func.length(sa.cast(column, sa.LargeBinary)) for column in columns]
-    return _together(sizes)
+    return _sum([dialects.text_bytes(dialect, column) for column in columns])
 
 
 def stored_bytes(dialect: str, *columns: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-    """The bytes that these columns take in the database, together: PostgreSQL compresses long ones."""
-    if dialect == "postgresql":
-        return _together([sa.func.pg_column_size(column) for column in columns])
-    return text_bytes(dialect, *columns)
+    """The bytes that these columns take in the database, together."""
+    return _sum([dialects.stored_bytes(dialect, column) for column in columns])
 
 
-def _together(sizes: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[int]:
+def _sum(sizes: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[int]:
     total: sa.ColumnElement[int] = sa.literal(0)
     for size in sizes:
         total = total + sa.func.coalesce(size, 0)
@@ -65,7 +60,7 @@ def page(
     total = 0
     for row in found[:limit]:
         total += row.size
-        if ids and total > MOST_PAGE:
+        if ids and total > MAX_PAGE_BYTES:
             break
         ids.append(row.id)
     query = sa.select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id.desc())

@@ -11,14 +11,15 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Row
 
 from shared.chunks import in_chunks
+from shared.db import dialects
 from shared.db.engine import Database
-from shared.db.tables import jobs, outputs, status_in
-from shared.jobs.entities import Job, Output, Webhook
+from shared.db.tables import jobs, not_expired, status_in
+from shared.jobs import notifications
+from shared.jobs.rows import to_job
 from shared.states import TERMINAL, TRANSITIONS, Status, Transition
-from shared.webhooks import outbox
 
 #: attempts in one statement
-_TOGETHER = 64
+_MAX_TOGETHER = 64
 
 
 def apply(
@@ -41,7 +42,7 @@ def apply(
             raise TypeError(f"the step {step!r} needs the attempt it belongs to")
         guard.append(jobs.c.attempt == fence)
     statement = sa.update(jobs).where(*guard).values(**(_implied(transition, now) | values)).returning(jobs)
-    return _told(connection, list(connection.execute(statement)), now)
+    return _notified(connection, list(connection.execute(statement)), now)
 
 
 def apply_to_one(
@@ -50,7 +51,8 @@ def apply_to_one(
     """Take one attempt through a fenced step: the row, or None when it did not move. ``values`` are plain.
 
     The same as ``apply``, for the path of every job: there, building a statement costs several times as much
-    as executing it, so each is built once. The caller tells the outbox, when the outputs have names.
+    as executing it, so each is built once. The caller appends the events to the outbox, once the outputs have
+    ids.
     """
     given = {f"new_{name}": value for name, value in values.items()}
     statement = _statement_for_one(step, tuple(values))
@@ -62,13 +64,13 @@ def apply_to_one(
 def apply_to_many(
     connection: Connection, step: str, ends: Mapping[tuple[str, int], Mapping[str, Any]], *, now: float
 ) -> Sequence[Row[Any]]:
-    """The same for several attempts in one statement: the rows that moved.
+    """Take several attempts through a fenced step in one statement: the rows that moved.
 
     ``ends``: for each job and attempt the same columns. Where other writers of several rows may meet it, the
     caller locks the rows before."""
     columns = tuple(next(iter(ends.values())))
     moved: list[Row[Any]] = []
-    for some in in_chunks(ends, _TOGETHER):
+    for some in in_chunks(ends, _MAX_TOGETHER):
         given: dict[str, Any] = {"the_time": now}
         for number, attempt in enumerate(some):
             given |= {f"job_{number}": attempt[0], f"attempt_{number}": attempt[1]}
@@ -136,33 +138,28 @@ def claim(
     database: Database,
     connection: Connection,
     ids: Sequence[str],
-    *,
     limit: int,
     now: float,
+    *,
     worker: str,
-    lease_until: float,
+    lease_seconds: float,
 ) -> list[Row[Any]]:
     """Give up to ``limit`` of these queued jobs to a worker, the first that nobody else is taking.
 
-    Returns the rows that moved. Built once, as above."""
-    given: dict[str, Any] = {"the_time": now, "new_worker": worker, "new_lease": lease_until}
+    Returns the rows that moved. The statement is built once, as above."""
+    given: dict[str, Any] = {"the_time": now, "new_worker": worker, "new_lease": now + lease_seconds}
     if database.is_server:
         given |= {"the_jobs": list(ids), "most": limit}
     else:  # one writer at a time: nobody else is taking any
         given |= {"the_jobs": ids[:limit]}
-    return _told(connection, list(connection.execute(_statement_for_claim(database.dialect), given)), now)
+    return _notified(connection, list(connection.execute(_statement_for_claim(database.dialect), given)), now)
 
 
-def not_expired() -> sa.ColumnElement[bool]:
-    """The job may still start at ``the_time``."""
-    return sa.or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > sa.bindparam("the_time"))
-
-
-def _told(connection: Connection, rows: list[Row[Any]], now: float) -> list[Row[Any]]:
-    """The rows, once the outbox holds what somebody wants to hear of their step."""
-    if heard := [record(row) for row in rows if row.webhook is not None]:
-        outbox.append(connection, heard, now)
-    return rows
+def _notified(connection: Connection, moved: list[Row[Any]], now: float) -> list[Row[Any]]:
+    """The rows, once the outbox has the events of their step that clients asked for."""
+    if watched := [to_job(row) for row in moved if row.webhook is not None]:
+        notifications.append(connection, watched, now)
+    return moved
 
 
 @cache
@@ -177,10 +174,8 @@ def _statement_for_claim(dialect: str) -> sa.Executable:
             .where(*ready, jobs.c.id == sa.any_(wanted))
             .order_by(sa.func.array_position(wanted, jobs.c.id))
             .limit(sa.bindparam("most"))
-            .with_for_update(skip_locked=True)
         )
-        # an array: a planner may look into a mere subquery more than once, and then more jobs would be locked
-        these = jobs.c.id == sa.any_(sa.func.array(free.scalar_subquery()))
+        these = dialects.in_array(jobs.c.id, dialects.skip_locked(dialect, free))
     else:
         these = jobs.c.id.in_(sa.bindparam("the_jobs", expanding=True))
     return (
@@ -213,85 +208,3 @@ def _implied(transition: Transition, now: object) -> dict[str, Any]:
     if transition.target in TERMINAL:
         implied |= {"finished_at": now, "checkpoint": None}
     return implied
-
-
-_LOCK = (
-    sa.select(jobs.c.id)
-    .where(jobs.c.id == sa.any_(sa.bindparam("the_jobs", type_=postgresql.ARRAY(sa.String))))
-    .order_by(jobs.c.id)
-    .with_for_update()
-)
-
-
-def lock(database: Database, connection: Connection, ids: Sequence[str]) -> None:
-    """Lock these rows in the order of their ids, so that two writers of many rows cannot deadlock.
-
-    SQLite has one writer at a time and needs none of this.
-    """
-    if database.dialect == "postgresql":
-        connection.execute(_LOCK, {"the_jobs": list(ids)})
-
-
-def record(row: Row[Any], named: Sequence[Output] = ()) -> Job:
-    """A row of ``jobs`` as the frozen record."""
-    return Job(
-        id=row.id,
-        tenant=row.tenant,
-        task=row.task,
-        model=row.model,
-        queue=row.queue,
-        status=Status(row.status),
-        priority=row.priority,
-        tag=row.tag,
-        aside=row.aside,
-        input=row.input,
-        metadata=row.metadata,
-        group=row.group_name,
-        attempt=row.attempt,
-        attempts=row.attempts,
-        max_attempts=row.max_attempts,
-        timeout=row.timeout,
-        worker=row.worker,
-        cancel_requested=row.cancel_requested_at is not None,
-        progress=row.progress,
-        result=row.result,
-        error=row.error,
-        load_seconds=row.load_seconds,
-        created_at=row.created_at,
-        run_at=row.run_at,
-        due_at=row.due_at,
-        depends_on=tuple(row.depends_on or ()),
-        waits_for=row.waits_for,
-        awaited=row.awaited,
-        retried_as=row.retried_as,
-        expires_at=row.expires_at,
-        queued_at=row.queued_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        webhook=webhook(row.webhook),
-        checkpoint=row.checkpoint,
-        outputs=tuple(named),
-    )
-
-
-def webhook(value: Mapping[str, Any] | None) -> Webhook | None:
-    """The column as the frozen record."""
-    return None if value is None else Webhook(**{**value, "events": tuple(value["events"])})
-
-
-def with_outputs(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
-    """Records of the rows, each with its outputs, in the order of the rows."""
-    done = [row.id for row in rows if row.status == Status.SUCCEEDED.value]
-    named: dict[str, list[Output]] = {}
-    if done:
-        found = (
-            sa.select(outputs).where(outputs.c.job_id.in_(done)).order_by(outputs.c.job_id, outputs.c.index)
-        )
-        for row in connection.execute(found):
-            named.setdefault(row.job_id, []).append(output_record(row))
-    return [record(row, named.get(row.id, ())) for row in rows]
-
-
-def output_record(row: Row[Any]) -> Output:
-    """A row of ``outputs`` as the frozen record."""
-    return Output(**row._mapping)

@@ -7,21 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from shared.db import bulk_insert
+from shared.db import bulk_insert, dialects
 from shared.db.engine import Database
 from shared.db.tables import deliveries, delivery_dead, delivery_pending, webhook_secrets
 from shared.errors import NotFound
-from shared.ids import new_id
-from shared.jobs import serialization
-from shared.jobs.entities import Job, Webhook
 from shared.json_text import to_json
 from shared.outward.addresses import destination
 from shared.webhooks import receivers
 from shared.webhooks.receivers import Receiver, Shares
-from shared.webhooks.signing import EVENTS, TRY_FOR, new_secret, wait_after
+from shared.webhooks.signing import TRY_FOR, new_secret, wait_after
+from shared.webhooks.subscription import Webhook
 
 State = Literal["pending", "delivered", "dead"]
 
@@ -31,6 +28,18 @@ LEASE = 60.0
 _MOST_SAID = 500
 #: deliveries of a tenant to one host that are put off together when it does not answer
 _PUT_OFF = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a job, ready to be sent: ``body`` is the whole JSON that receivers get."""
+
+    id: str
+    type: str
+    tenant: str
+    job_id: str
+    webhook: Webhook
+    body: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,34 +66,24 @@ class Delivery:
     ended_at: float | None
 
 
-def append(connection: Connection, jobs: Sequence[Job], now: float) -> None:
-    """Note, in the transaction that moved these jobs, what somebody wants to hear of it."""
-    rows = [
-        _row(job, job.webhook, EVENTS[job.status], now)
-        for job in jobs
-        if job.webhook is not None and EVENTS.get(job.status) in job.webhook.events
-    ]
-    if rows:
-        bulk_insert.insert(connection, deliveries, rows)
+def append(connection: Connection, events: Sequence[Event], now: float) -> None:
+    """Insert the deliveries of these events, in the transaction that made the changes they tell of.
+
+    ``now``: the database's time, in seconds since 1970; the deliveries are due at once."""
+    if events:
+        bulk_insert.insert(connection, deliveries, [_row(event, now) for event in events])
 
 
-def _row(job: Job, webhook: Webhook, event: str, now: float) -> dict[str, Any]:
-    event_id = new_id("evt")
-    body = {
-        "id": event_id,
-        "type": event,
-        "created_at": serialization.time(now),
-        "data": serialization.job(job),
-    }
+def _row(event: Event, now: float) -> dict[str, Any]:
     return {
-        "id": event_id,
-        "tenant": job.tenant,
-        "job_id": job.id,
-        "type": event,
-        "url": webhook.url,
-        "host": destination(webhook.url),
-        "secret": webhook.secret,
-        "body": to_json(body),
+        "id": event.id,
+        "tenant": event.tenant,
+        "job_id": event.job_id,
+        "type": event.type,
+        "url": event.webhook.url,
+        "host": destination(event.webhook.url),
+        "secret": event.webhook.secret,
+        "body": to_json(event.body),
         "status": "pending",
         "tries": 0,
         "next_at": now,
@@ -230,10 +229,9 @@ class Outbox:
         with self._database.read() as connection:
             if (known := connection.execute(query).scalar_one_or_none()) is not None:
                 return str(known)
-        dialect = postgresql if self._database.dialect == "postgresql" else sqlite
         with self._database.write() as connection:
             row = {"tenant": tenant, "secret": new_secret(), "created_at": self._database.now(connection)}
-            connection.execute(dialect.insert(webhook_secrets).values(row).on_conflict_do_nothing())
+            dialects.insert_if_missing(connection, webhook_secrets, row)
             return str(connection.execute(query).scalar_one())
 
 

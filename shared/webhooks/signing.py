@@ -8,42 +8,17 @@ import hashlib
 import hmac
 import random
 import secrets
-from collections.abc import Mapping
-from typing import Any
 
-from shared.errors import InvalidInput, Refused
-from shared.jobs.entities import Webhook
-from shared.outward.addresses import check_url
-from shared.states import Status
-
-#: what a client may hear of; what it hears of when it does not say
-EVENTS: Mapping[Status, str] = {
-    status: f"job.{status.value}"
-    for status in (Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.EXPIRED)
-}
-ENDINGS = tuple(name for status, name in EVENTS.items() if status is not Status.RUNNING)
+from shared.errors import InvalidInput
 
 #: bytes of a secret, as the specification says
-_LEAST, _MOST = 24, 64
+_MIN_BYTES, _MAX_BYTES = 24, 64
 _PREFIX = "whsec_"
 
 #: seconds before the second try, by which each wait is longer, the longest, and how far each varies
 _FIRST, _GROWTH, _LONGEST, _JITTER = 5.0, 3.0, 7200.0, 0.25
 #: seconds for which a delivery is tried
 TRY_FOR = 86_400.0
-
-
-def read(given: Mapping[str, Any] | None, *, allow_private: bool) -> Webhook | None:
-    """The ``webhook`` of a submission that fits its schema. Raises InvalidInput."""
-    if given is None:
-        return None
-    try:
-        check_url(given["url"], allow_private=allow_private)
-    except Refused as error:
-        raise InvalidInput.at("/webhook/url", str(error)) from None
-    if (secret := given.get("secret")) is not None:
-        key_of(secret)
-    return Webhook(url=given["url"], events=tuple(given.get("events", ENDINGS)), secret=secret)
 
 
 def new_secret() -> str:
@@ -58,9 +33,10 @@ def key_of(secret: str) -> bytes:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except binascii.Error:
         key = b""
-    if text == secret or not _LEAST <= len(key) <= _MOST:
+    if text == secret or not _MIN_BYTES <= len(key) <= _MAX_BYTES:
         raise InvalidInput.at(
-            "/webhook/secret", f"must be whsec_ and the base64 of {_LEAST} to {_MOST} random bytes"
+            "/webhook/secret",
+            f"must be whsec_ and the base64 of {_MIN_BYTES} to {_MAX_BYTES} random bytes",
         )
     return key
 

@@ -15,7 +15,9 @@ from api.app import operations
 from api.http.operations import Operation
 from api.native.schemas import PROBLEM
 from api.services import Services
-from shared.jobs.entities import Failed, Finish, NewOutput, Succeeded, Worker
+from shared.jobs.entities import Failed, Finish, NewOutput, Succeeded
+from shared.jobs.leases import Leases
+from shared.jobs.workers import Worker
 
 _PROBLEM = Draft202012Validator(dict(PROBLEM), validate_formats=True)
 
@@ -101,15 +103,18 @@ class Hand:
     def __init__(self, services: Services, queue: str = "default") -> None:
         self.services, self.queue = services, queue
         self.worker = Worker(id="wrk_hand", host="here", pid=1, device="cpu", slots=1, queues=(queue,))
-        services.leases.heartbeat(self.worker)
+        self.leases = Leases(
+            services.database, services.settings.lease_seconds, running_limit=services.tenants.running_limit
+        )
+        services.registry.heartbeat(self.worker)
 
     def claim(self) -> Any:
-        [job] = self.services.leases.claim(self.worker.id, self.queue)
+        [job] = self.leases.claim(self.worker.id, self.queue)
         return job
 
     def fail(self, job: Any, message: str = "broke", **how: Any) -> Any:
         failure = Failed(**{"type": "internal", "message": message, **how})
-        self.services.leases.finish([Finish(job.id, job.attempt, failure)])
+        self.leases.finish([Finish(job.id, job.attempt, failure)])
         return self.services.jobs.get(job.id)
 
     def succeed(self, job: Any, content: bytes = b"", media_type: str = "image/png", **ending: Any) -> Any:
@@ -122,7 +127,7 @@ class Hand:
                 ),
             )
         finish = Finish(job.id, job.attempt, Succeeded(outputs=outputs, **ending))
-        self.services.leases.finish([finish])
+        self.leases.finish([finish])
         self.services.events.publish(job.id, "status", {"status": "succeeded"})
         self.services.events.publish(job.id, "done", {"status": "succeeded"})
         return self.services.jobs.get(job.id)

@@ -13,7 +13,7 @@ from flask import Flask
 
 from api.app import create_app
 from api.services import Services
-from shared.jobs.entities import Worker
+from shared.jobs.workers import Worker
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, faults, png
 from tests.servers import Valkey
@@ -49,7 +49,7 @@ def test_a_model_of_several_tasks_has_a_schema_and_takes_files_for_each(api: Api
 
 
 def test_a_model_that_a_worker_holds_is_loaded(api: Api, services: Services) -> None:
-    services.leases.heartbeat(
+    services.registry.heartbeat(
         Worker(id="wrk_1", host="h", pid=7, device="cuda:0", slots=2, queues=("default",), models=("fake",))
     )
     assert api.get("/v1/models/fake").json["state"] == "loaded"
@@ -67,7 +67,7 @@ def test_workers_and_metrics_tell_what_the_kilns_shared(api: Api, services: Serv
     worker = Worker(
         id="wrk_1", host="h", pid=7, device="cpu", slots=8, queues=("default",), forwards=forwards
     )
-    services.leases.heartbeat(worker)
+    services.registry.heartbeat(worker)
     [listed] = api.get("/v1/workers").json["data"]
     assert listed["forwards"] == forwards
     text = api.get("/metrics").text

@@ -23,7 +23,7 @@ def test_a_job_waits_for_those_that_it_depends_on_and_says_so(hand: Hand, api: A
     assert (second["status"], second["depends_on"]) == ("scheduled", [first["id"]])
     assert second["waiting"] == {"reason": "depends-on", "position": None, "estimate": None}
     hand.succeed(hand.claim())
-    hand.services.aftermath.settle()
+    hand.services.completion.settle()
     assert api.get(second["urls"]["self"]).json["status"] == "queued"
     wait_until(lambda: hand.services.tickets.waiting("default") == 2, what="a ticket for the second")
 
@@ -59,7 +59,7 @@ def test_jobs_of_one_call_may_depend_on_the_same_job(hand: Hand, api: Api) -> No
     made = api.post("/v1/jobs/bulk", {"jobs": [one] * 50}).json["jobs"]
     assert {job["status"] for job in made} == {"scheduled"}
     hand.succeed(hand.claim())
-    hand.services.aftermath.settle()
+    hand.services.completion.settle()
     assert api.get("/v1/groups/g").json["counts"] == {"queued": 50}
 
 
@@ -105,6 +105,6 @@ def test_what_others_depend_on_is_not_deleted_before_they_have_ended(hand: Hand,
     hand.fail(job)
     answer = api.delete(first["urls"]["self"])
     assert answer.status_code == 409 and "depends on it" in answer.text
-    hand.services.aftermath.settle()
+    hand.services.completion.settle()
     assert api.get(second["urls"]["self"]).json["error"]["message"].endswith("which failed: broke")
     assert api.delete(first["urls"]["self"]).status_code == 204

@@ -9,7 +9,7 @@ import pytest
 
 from api.services import Services
 from api.usecases.estimates import seconds_until_start
-from shared.jobs.entities import Worker
+from shared.jobs.workers import Worker
 from tests.api.helpers import Api, Hand
 from tests.servers import wait_until
 from worker.attempts.slot_time import Pace
@@ -72,7 +72,7 @@ def test_a_waiting_job_is_told_its_place_among_tenants_and_when_it_starts(
     busy = replace(hand.worker, pace={"default": 2.5})
     api.submit()
     hand.claim()
-    services.leases.heartbeat(busy)
+    services.registry.heartbeat(busy)
     first, second = api.submit(), api.submit()
     assert [job["waiting"]["position"] for job in (first, second)] == [0, 1]
 

@@ -166,7 +166,7 @@ def test_dead_letters_are_listed_and_retried_by_their_tenant_alone(
 def test_a_worker_shows_a_tenant_its_own_jobs_and_an_admin_all(
     theirs: Possessions, hand: Hand, api: Api, services: Services, key: Callable[..., dict[str, str]]
 ) -> None:
-    services.leases.heartbeat(
+    services.registry.heartbeat(
         replace(hand.worker, models=("fake", "ann/secret-model"), loading="ann/secret-model")
     )
 
@@ -196,7 +196,7 @@ def test_a_model_of_the_same_name_is_not_taken_for_another_tenants(
     job = api.post("/v1/jobs", body, headers=bob).json["urls"]["self"]
 
     def seen(**worker: Any) -> tuple[list[str], str | None, str, str]:
-        services.leases.heartbeat(replace(hand.worker, **worker))
+        services.registry.heartbeat(replace(hand.worker, **worker))
         services.workers.forget()
         [shown] = api.get("/v1/workers", headers=bob).json["data"]
         state = api.get("/v1/models/secret-model", headers=bob).json["state"]

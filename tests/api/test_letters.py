@@ -58,7 +58,7 @@ def test_a_chain_is_retried_as_a_chain(hand: Hand, api: Api) -> None:
     first = api.submit()["id"]
     second = api.submit(depends_on=[first])["id"]
     hand.fail(hand.claim())
-    hand.services.aftermath.settle()
+    hand.services.completion.settle()
     failed = {"error_type": "dependency-failed"}
     [left] = api.post("/v1/dead-letters/retry", failed).json["skipped"]
     assert left["job"] == second and f"/v1/jobs/{first}/retry" in left["detail"]

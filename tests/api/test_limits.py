@@ -180,7 +180,7 @@ def test_a_job_that_its_tenants_limit_holds_back_says_so(
 ) -> None:
     ann = key("ann", running=1)
     first, second = (api.post("/v1/jobs", BODY, headers=ann).json for _ in range(2))
-    [running] = services.leases.claim(hand.worker.id, "default", limit=2)
+    [running] = hand.leases.claim(hand.worker.id, "default", limit=2)
     assert running.id == first["id"]
     shown = api.get(f"/v1/jobs/{second['id']}", headers=ann).json
     assert shown["status"] == "queued"
@@ -199,9 +199,9 @@ def test_canceling_the_next_job_of_a_tenant_lets_in_the_one_behind_it(
 ) -> None:
     ann = key("ann", running=1)
     jobs = [api.post("/v1/jobs", BODY, headers=ann).json["id"] for _ in range(3)]
-    [running] = services.leases.claim(hand.worker.id, "default", limit=3)
-    services.aftermath.of(hand.succeed(running))
-    assert [services.jobs.get(job_id).aside for job_id in jobs[1:]] == [False, True]
+    [running] = hand.leases.claim(hand.worker.id, "default", limit=3)
+    services.completion.handle(hand.succeed(running))
+    assert [services.jobs.get(job_id).parked for job_id in jobs[1:]] == [False, True]
     api.post(f"/v1/jobs/{jobs[1]}/cancel", headers=ann)
     assert hand.claim().id == jobs[2]
 

@@ -59,7 +59,8 @@ def test_a_running_job_a_queued_one_and_the_list_of_workers_say_what_is_loaded(
 ) -> None:
     engine, kiln = Slow(), Kiln(Device(), 100)
     keeper = LeaseKeeper(
-        services.leases,
+        hand.leases,
+        services.registry,
         services.settings.lease_seconds,
         lambda: replace(hand.worker, models=kiln.models, loading=kiln.loading, memory=kiln.memory),
     )

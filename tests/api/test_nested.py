@@ -115,7 +115,7 @@ def test_a_nested_reference_is_renamed_when_what_it_names_was_retried(
     first = api.submit()
     second = submit(api, nested, {"frames": [{"image": {"job": first["id"], "output": 0}}]}).json
     hand.fail(hand.claim())
-    services.aftermath.settle()
+    services.completion.settle()
     again = api.post(f"/v1/jobs/{first['id']}/retry").json
     retried = api.post(f"/v1/jobs/{second['id']}/retry").json
     assert retried["input"]["frames"] == [{"image": {"job": again["id"], "output": 0}}]

@@ -12,7 +12,7 @@ from shared.catalog.models import Model, Stored
 from shared.catalog.serialization import to_entry
 from shared.errors import JobError
 from shared.jobs.entities import NewJob, NewModel
-from shared.jobs.sizes import MOST_PAGE
+from shared.jobs.sizes import MAX_PAGE_BYTES
 from shared.json_text import json_bytes
 from shared.logs import one_line
 from tests.api.helpers import Api, Hand, faults, jobs_there
@@ -79,7 +79,7 @@ def test_a_page_of_jobs_ends_where_it_grows_too_large(api: Api, services: Servic
     path = "/v1/jobs?limit=200"
     while path:
         answer = api.get(path)
-        assert len(answer.data) < MOST_PAGE + 2 * MIB
+        assert len(answer.data) < MAX_PAGE_BYTES + 2 * MIB
         seen += [job["id"] for job in answer.json["data"]]
         cursor = answer.json["next_cursor"]
         path = f"/v1/jobs?limit=200&cursor={cursor}" if cursor else ""
@@ -96,7 +96,7 @@ def test_a_page_of_dead_letters_counts_what_their_attempts_say(
     path = "/v1/dead-letters?limit=200"
     while path:
         answer = api.get(path)
-        assert len(answer.data) < MOST_PAGE + 2 * MIB
+        assert len(answer.data) < MAX_PAGE_BYTES + 2 * MIB
         seen += [letter["job"]["id"] for letter in answer.json["data"]]
         cursor = answer.json["next_cursor"]
         path = f"/v1/dead-letters?limit=200&cursor={cursor}" if cursor else ""
@@ -124,7 +124,7 @@ def test_models_are_listed_in_pages(api: Api, services: Services, hand: Hand) ->
         path = f"/v1/models?limit={limit}"
         while path:
             answer = api.get(path)
-            assert len(answer.data) < MOST_PAGE + 2 * MIB and len(answer.json["data"]) <= limit
+            assert len(answer.data) < MAX_PAGE_BYTES + 2 * MIB and len(answer.json["data"]) <= limit
             seen += [model["id"] for model in answer.json["data"]]
             cursor = answer.json["next_cursor"]
             path = f"/v1/models?limit={limit}&cursor={cursor}" if cursor else ""

@@ -44,13 +44,14 @@ class Workshop:
         )
 
     def run(self, queue: str) -> Result:
-        job = Hand(self._services, queue).claim()
+        hand = Hand(self._services, queue)
+        job = hand.claim()
         scratch = self._folder / job.id
         order = self._preparer.order(job, scratch, lambda _: None)
         loaded = order.engine.load(order.model, order.folder, Recorder(scratch).device)
         result = order.engine.run(loaded, order.work, Recorder(scratch))
         ending = Results(self._services.storage).store(job, result, 0.0)
-        [ended] = self._services.leases.finish([Finish(job.id, job.attempt, ending)])
+        [ended] = hand.leases.finish([Finish(job.id, job.attempt, ending)])
         assert not isinstance(ended, Exception)
         return result
 

@@ -16,7 +16,7 @@ from cli import workers
 from cli.commands.up import up
 from shared.db.engine import Database
 from shared.errors import ConfigurationError
-from shared.jobs.leases import Leases
+from shared.jobs.workers import WorkerRegistry
 from shared.settings import Settings
 from tests.servers import wait_until
 
@@ -50,7 +50,7 @@ def test_a_number_of_workers_that_is_none_is_refused() -> None:
 def test_each_device_has_a_worker_that_comes_back_and_all_leave_together(
     settings: Settings, database: Database
 ) -> None:
-    leases = Leases(database, 30.0)
+    registry = WorkerRegistry(database)
     program = (
         "from cli.workers import run_each; from shared.settings import Settings\n"
         "run_each(Settings.from_env(), ['cpu', 'cpu'])"
@@ -60,7 +60,7 @@ def test_each_device_has_a_worker_that_comes_back_and_all_leave_together(
 
     def alive() -> set[int]:
         there = {child.pid for child in psutil.Process(parent.pid).children()}
-        return there & {worker.pid for worker in leases.workers(alive_within=3600)}
+        return there & {worker.pid for worker in registry.alive(within=3600)}
 
     try:
         wait_until(lambda: len(alive()) == 2, 150, what="two workers")

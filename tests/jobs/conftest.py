@@ -6,6 +6,7 @@ import pytest
 
 from shared.db.engine import Database
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 
 
@@ -17,3 +18,8 @@ def store(database: Database) -> JobStore:
 @pytest.fixture
 def leases(database: Database) -> Leases:
     return Leases(database, lease_seconds=30)
+
+
+@pytest.fixture
+def reaper(database: Database) -> Reaper:
+    return Reaper(database)

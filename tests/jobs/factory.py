@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
+from shared.db.engine import Database
+from shared.jobs import transitions
 from shared.jobs.entities import Job, NewJob, NewOutput, Submitted
+from shared.jobs.scheduling.claims import Take
 from shared.jobs.store import JobStore
 
 
@@ -23,6 +29,11 @@ def submit(store: JobStore, **changes: Any) -> Job:
     [submitted] = store.submit([new_job(**changes)])
     assert isinstance(submitted, Submitted)
     return submitted.job
+
+
+def taking(database: Database, connection: Connection) -> Take:
+    """What gives jobs to a worker, as leases hand it to a claim."""
+    return partial(transitions.claim, database, connection, worker="wrk_1", lease_seconds=30.0)
 
 
 def new_output(index: int = 0) -> NewOutput:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs.scheduling.affinity import OVERTAKE_SECONDS, OVERTAKES, WINDOW, Candidate, Clock, choose
+from shared.jobs.scheduling.affinity import (
+    OVERTAKE_SECONDS,
+    OVERTAKES,
+    WINDOW,
+    Candidate,
+    VirtualClock,
+    choose,
+)
 
 #: seconds between two claims
 PACE = 3.0
@@ -25,7 +32,7 @@ def in_order(queue: list[tuple[str, int]]) -> list[Candidate]:
 def test_every_job_is_taken_once_and_overtaken_no_more_than_promised(
     queue: list[tuple[str, int]], resident: str, limit: int
 ) -> None:
-    left, clocks, now = in_order(queue), dict[int, Clock](), 0.0
+    left, clocks, now = in_order(queue), dict[int, VirtualClock](), 0.0
     taken: list[Candidate] = []
     #: how many were taken out of turn, and since when, while the head of a priority waits
     passed: dict[int, tuple[int, float]] = {}
@@ -57,7 +64,7 @@ def test_without_a_loaded_model_jobs_are_taken_in_turn(queue: list[tuple[str, in
 
 def test_the_virtual_time_is_that_of_jobs_taken_in_turn() -> None:
     ordered = in_order([("a", 5), ("b", 5)])
-    out_of_turn = choose(ordered, {5: Clock(virtual=-3.0)}, {"b"}, limit=1, now=7.0)
-    assert out_of_turn.clocks[5] == Clock(virtual=-3.0, overtakes=1, since=7.0)
+    out_of_turn = choose(ordered, {5: VirtualClock(virtual=-3.0)}, {"b"}, limit=1, now=7.0)
+    assert out_of_turn.clocks[5] == VirtualClock(virtual=-3.0, overtakes=1, since=7.0)
     in_turn = choose(ordered[:1], out_of_turn.clocks, {"b"}, limit=1, now=8.0)
-    assert in_turn.clocks[5] == Clock(virtual=0.0)
+    assert in_turn.clocks[5] == VirtualClock(virtual=0.0)

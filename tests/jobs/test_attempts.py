@@ -7,18 +7,11 @@ import pytest
 from shared.db.engine import Database
 from shared.errors import LeaseLost
 from shared.jobs.attempts import Attempt, Attempts
-from shared.jobs.entities import (
-    Ending,
-    Failed,
-    Finish,
-    HandedBack,
-    Job,
-    StoppedOnRequest,
-    Succeeded,
-    Worker,
-)
+from shared.jobs.entities import Ending, Failed, Finish, HandedBack, Job, StoppedOnRequest, Succeeded
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
+from shared.jobs.workers import Worker, WorkerRegistry
 from shared.states import Status
 from tests.jobs.factory import submit
 
@@ -50,9 +43,11 @@ def only(history: Attempts, job: Job) -> Attempt:
 
 
 def test_a_failure_is_kept_with_its_worker_host_times_error_and_traceback(
-    store: JobStore, leases: Leases, history: Attempts
+    database: Database, store: JobStore, leases: Leases, history: Attempts
 ) -> None:
-    leases.heartbeat(Worker(id="wrk_1", host="far", pid=1, device="cpu", slots=1, queues=("default",)))
+    WorkerRegistry(database).heartbeat(
+        Worker(id="wrk_1", host="far", pid=1, device="cpu", slots=1, queues=("default",))
+    )
     job = submit(store, max_attempts=1)
     ended = end(leases, PASSING)
     found = only(history, job)
@@ -88,28 +83,32 @@ def test_one_that_was_canceled_says_so(store: JobStore, leases: Leases, history:
     assert (only(history, job).how, store.get(job.id).status) == ("canceled", Status.CANCELED)
 
 
-def test_a_worker_that_fell_silent_is_named(store: JobStore, short: Leases, history: Attempts) -> None:
+def test_a_worker_that_fell_silent_is_named(
+    store: JobStore, short: Leases, history: Attempts, reaper: Reaper
+) -> None:
     job = submit(store)
     short.claim("wrk_1", "default")
-    short.reap()
+    reaper.reap()
     found = only(history, job)
     assert (found.worker, found.host, found.how) == ("wrk_1", None, "worker-lost")
     assert found.error is not None and found.error["type"] == "worker-lost"
 
 
 def test_what_a_dead_worker_had_begun_is_lost_and_the_rest_handed_back(
-    store: JobStore, leases: Leases, history: Attempts
+    store: JobStore, leases: Leases, history: Attempts, reaper: Reaper
 ) -> None:
     begun, waited = submit(store), submit(store)
     leases.claim("wrk_1", "default", limit=2)
-    leases.bury("wrk_1", {begun.id})
+    reaper.reap_worker("wrk_1", {begun.id})
     assert (only(history, begun).how, only(history, waited).how) == ("worker-lost", "handed-back")
 
 
-def test_who_lost_the_lease_writes_nothing(store: JobStore, short: Leases, history: Attempts) -> None:
+def test_who_lost_the_lease_writes_nothing(
+    store: JobStore, short: Leases, history: Attempts, reaper: Reaper
+) -> None:
     job = submit(store)
     [late] = short.claim("wrk_1", "default")
-    short.reap()
+    reaper.reap()
     [answer] = short.finish([Finish(late.id, late.attempt, PASSING)])
     assert isinstance(answer, LeaseLost)
     assert only(history, job).how == "worker-lost"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.db.group_commit import Combiner
+from shared.db.group_commit import GroupCommit
 from tests.servers import wait_until
 
 
@@ -23,7 +23,7 @@ def test_what_waits_together_is_executed_together_and_each_gets_its_own_answer()
         assert gate.wait(30)
         return [item * 2 for item in items]
 
-    combiner = Combiner(double, most=8)
+    combiner = GroupCommit(double, most=8)
     with ThreadPoolExecutor(32) as pool:
         first = pool.submit(combiner.call, 100)
         assert started.wait(30)
@@ -43,7 +43,7 @@ def test_one_bad_item_fails_alone() -> None:
         gate.wait(5)
         return [1 / item for item in items]
 
-    combiner = Combiner(invert)
+    combiner = GroupCommit(invert)
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(combiner.call, n) for n in (1, 0, 2)]
         time.sleep(0.05)
@@ -55,7 +55,7 @@ def test_one_bad_item_fails_alone() -> None:
 
 
 def test_an_answer_that_is_an_exception_is_raised_in_its_caller_alone() -> None:
-    combiner: Combiner[int, int] = Combiner(
+    combiner: GroupCommit[int, int] = GroupCommit(
         lambda items: [KeyError(item) if item < 0 else item for item in items]
     )
     assert combiner.call(3) == 3
@@ -74,7 +74,7 @@ def test_combiners_that_take_turns_wait_for_each_other() -> None:
     def count(items: Sequence[int]) -> list[int | Exception]:
         return [len(items)] * len(items)
 
-    first, second = Combiner(hold, turns=turns), Combiner(count, turns=turns)
+    first, second = GroupCommit(hold, turns=turns), GroupCommit(count, turns=turns)
     with ThreadPoolExecutor(8) as pool:
         held = pool.submit(first.call, 7)
         assert started.wait(30)

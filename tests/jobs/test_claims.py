@@ -11,14 +11,16 @@ import sqlalchemy as sa
 
 from shared.db.engine import Database
 from shared.db.tables import clocks, jobs
+from shared.jobs import transitions
 from shared.jobs.entities import Job
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.scheduling import claims
 from shared.jobs.scheduling.affinity import OVERTAKE_SECONDS, OVERTAKES, WINDOW
 from shared.jobs.store import JobStore
 from shared.states import Status
 from tests.jobs import plans
-from tests.jobs.factory import new_job, submit
+from tests.jobs.factory import new_job, submit, taking
 
 
 def queue_up(store: JobStore, *models: str, **changes: Any) -> None:
@@ -82,7 +84,7 @@ def test_overtaking_gives_no_tenant_more_than_its_share_for_long(store: JobStore
 
 
 def test_a_job_past_its_expiry_is_not_claimed_even_before_upkeep_ends_it(
-    database: Database, store: JobStore, leases: Leases
+    database: Database, store: JobStore, leases: Leases, reaper: Reaper
 ) -> None:
     late = submit(store, expires_in=3600.0, priority=9)
     good = submit(store, expires_in=3600.0)
@@ -91,7 +93,7 @@ def test_a_job_past_its_expiry_is_not_claimed_even_before_upkeep_ends_it(
         connection.execute(sa.update(jobs).where(jobs.c.id == late.id).values(expires_at=now))
     assert [job.id for job in leases.claim("wrk_1", "default", limit=5)] == [good.id]
     assert store.get(late.id).status is Status.QUEUED
-    assert [job.id for job in leases.expire()] == [late.id]
+    assert [job.id for job in reaper.expire()] == [late.id]
 
 
 def test_a_job_that_expires_between_the_look_and_the_claim_is_left(
@@ -104,8 +106,8 @@ def test_a_job_that_expires_between_the_look_and_the_claim_is_left(
         connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(expires_at=0.0))
         return claim(*arguments, **options)
 
-    claim = claims.transitions.claim
-    monkeypatch.setattr(claims.transitions, "claim", expiring)
+    claim = transitions.claim
+    monkeypatch.setattr(transitions, "claim", expiring)
     assert leases.claim("wrk_1", "default") == []
     assert store.get(job.id).status is Status.QUEUED
 
@@ -166,7 +168,7 @@ def test_a_claim_reads_one_range_of_its_index_and_sorts_no_queue(
     found = statements(
         database,
         lambda connection: claims.claim(
-            database, connection, "default", worker="w", limit=2, lease_seconds=30, resident=["b"]
+            database, connection, "default", taking(database, connection), limit=2, resident=["b"]
         ),
     )
     window = next(sent for sent in found if "LIMIT" in sent[0] and sent[0].startswith("SELECT"))

@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from shared.db.engine import Database
 from shared.db.tables import deliveries, jobs
 from shared.jobs.dependencies import Dependencies
-from shared.jobs.entities import Finish, Job, Submitted, Succeeded, Webhook
+from shared.jobs.entities import Finish, Job, Submitted, Succeeded
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.states import Status
 from shared.webhooks.outbox import Outbox
-from shared.webhooks.signing import ENDINGS
+from shared.webhooks.subscription import ENDINGS, Webhook
 from tests.jobs.factory import new_job, submit
 from tests.jobs.meeting import pause, started, waiting
 from tests.servers import wait_until
@@ -78,7 +79,7 @@ def test_a_job_is_retried_while_another_is_submitted_that_depends_on_it(
 
 
 def test_jobs_expire_while_what_they_waited_for_is_settled(
-    store: JobStore, leases: Leases, database: Database, other: Database
+    store: JobStore, leases: Leases, database: Database, other: Database, reaper: Reaper
 ) -> None:
     first = submit(store)
     later = submit(store, depends_on=(first.id,), expires_in=0.0)
@@ -92,11 +93,11 @@ def test_jobs_expire_while_what_they_waited_for_is_settled(
         connection.execute(mine.values(metadata={"held": True}))
         settled = started(Dependencies(other).settle)
         wait_until(lambda: waiting(database) == 1, what="the settling to wait for the job that is held")
-        expired = started(Leases(other, 30).expire)
+        expired = started(Reaper(other).expire)
         wait_until(lambda: expired.done() or waiting(database) == 2, what="the expiry")
     assert sooner.id in {job.id for job in expired.result(30)}
     settled.result(30)
-    leases.expire()
+    reaper.expire()
     assert {store.get(job.id).status for job in (later, sooner)} <= {Status.EXPIRED, Status.QUEUED}
     assert store.get(sooner.id).status is Status.EXPIRED
 

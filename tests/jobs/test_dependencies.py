@@ -15,6 +15,7 @@ from shared.errors import Conflict
 from shared.jobs.dependencies import Dependencies
 from shared.jobs.entities import Ending, Failed, Finish, Job, Submitted, Succeeded
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.states import Status
 from tests.jobs.factory import new_job, new_output, submit
@@ -73,20 +74,20 @@ def test_a_job_that_is_due_later_waits_for_its_time_too(
 
 
 def test_a_time_that_has_come_does_not_queue_what_still_waits_for_others(
-    store: JobStore, leases: Leases, database: Database, dependencies: Dependencies
+    store: JobStore, leases: Leases, database: Database, dependencies: Dependencies, reaper: Reaper
 ) -> None:
     first = submit(store)
     both = submit(store, depends_on=(first.id,), run_at=first.created_at + 1e6)
     with database.write() as connection:
         connection.execute(sa.update(tables.jobs).where(tables.jobs.c.id == both.id).values(due_at=1.0))
-    assert leases.wake_due() == []
+    assert reaper.wake_due() == []
     end_all(leases)
     assert [job.id for job in dependencies.settle()] == [both.id]
 
 
 @pytest.mark.parametrize("how", ["failed", "canceled", "expired"])
 def test_a_bad_end_fails_all_that_depend_on_it_and_names_the_job_that_failed(
-    how: str, store: JobStore, leases: Leases, dependencies: Dependencies
+    how: str, store: JobStore, leases: Leases, dependencies: Dependencies, reaper: Reaper
 ) -> None:
     first = submit(store, expires_in=0.0 if how == "expired" else None)
     second = submit(store, depends_on=(first.id,))
@@ -96,7 +97,7 @@ def test_a_bad_end_fails_all_that_depend_on_it_and_names_the_job_that_failed(
     elif how == "canceled":
         store.cancel(first.id)
     else:
-        leases.expire()
+        reaper.expire()
     assert [job.id for job in dependencies.settle()] == [second.id, third.id]
     why = {
         "failed": "failed: broke",

@@ -8,7 +8,7 @@ from shared.accounts.keys import KeyStore
 from shared.db.engine import Database
 from shared.db.tables import keys
 from shared.errors import InvalidInput, NotFound
-from shared.files.retention import references
+from shared.files.job_inputs import references
 from shared.files.store import FileStore, NewFile
 from shared.ids import new_id
 

@@ -12,17 +12,9 @@ from shared.catalog.trained import TrainedModels
 from shared.db.engine import Database
 from shared.errors import LeaseLost
 from shared.jobs.backoff import Backoff
-from shared.jobs.entities import (
-    Failed,
-    Finish,
-    HandedBack,
-    Job,
-    NewModel,
-    StoppedOnRequest,
-    Succeeded,
-    Worker,
-)
+from shared.jobs.entities import Failed, Finish, HandedBack, Job, NewModel, StoppedOnRequest, Succeeded
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.states import Status
 from tests.jobs.factory import new_job, new_output, submit
@@ -36,8 +28,8 @@ def leases(database: Database) -> Leases:
     return Leases(database, lease_seconds=LEASE, backoff=Backoff(base=0.05))
 
 
-def claim_when_due(leases: Leases) -> Job:
-    wait_until(leases.wake_due, what="the retry to be due")
+def claim_when_due(leases: Leases, reaper: Reaper) -> Job:
+    wait_until(reaper.wake_due, what="the retry to be due")
     [job] = leases.claim("wrk_1", "default")
     return job
 
@@ -141,10 +133,12 @@ def test_the_same_attempt_cannot_end_twice(store: JobStore, leases: Leases) -> N
     assert len(store.get(job.id).outputs) == 1
 
 
-def test_a_worker_back_from_the_dead_changes_nothing(store: JobStore, short: Leases, leases: Leases) -> None:
+def test_a_worker_back_from_the_dead_changes_nothing(
+    store: JobStore, short: Leases, leases: Leases, reaper: Reaper
+) -> None:
     submit(store)
     [old] = short.claim("wrk_dead", "default")
-    [back] = leases.reap()
+    [back] = reaper.reap()
     assert (back.status, back.attempts) == (Status.QUEUED, 1)
     [new] = leases.claim("wrk_live", "default")
     assert new.attempt == 2
@@ -175,10 +169,12 @@ def test_renewing_notes_progress_and_tells_of_cancels(store: JobStore, leases: L
     assert (stopped.status, stopped.error and stopped.error["type"]) == (Status.CANCELED, "canceled")
 
 
-def test_progress_of_a_lost_attempt_is_not_noted(store: JobStore, short: Leases, leases: Leases) -> None:
+def test_progress_of_a_lost_attempt_is_not_noted(
+    store: JobStore, short: Leases, leases: Leases, reaper: Reaper
+) -> None:
     submit(store)
     [old] = short.claim("wrk_1", "default")
-    leases.reap()
+    reaper.reap()
     leases.claim("wrk_1", "default")  # the same worker holds it again, on another attempt
     renewal = leases.renew("wrk_1", {old.id: old.attempt}, {old.id: {"step": 9}})
     assert renewal.lost == {old.id}
@@ -186,7 +182,7 @@ def test_progress_of_a_lost_attempt_is_not_noted(store: JobStore, short: Leases,
 
 
 def test_a_retryable_failure_runs_again_until_its_attempts_are_used_up(
-    store: JobStore, leases: Leases
+    store: JobStore, leases: Leases, reaper: Reaper
 ) -> None:
     submit(store, max_attempts=2)
     failure = Failed(type="out-of-memory", message="too big", retryable=True, traceback="secret")
@@ -194,7 +190,7 @@ def test_a_retryable_failure_runs_again_until_its_attempts_are_used_up(
     again = end(leases, job, failure)
     assert isinstance(again, Job)
     assert (again.status, again.shown_status) == (Status.SCHEDULED, Status.QUEUED)
-    job = claim_when_due(leases)
+    job = claim_when_due(leases, reaper)
     over = end(leases, job, failure)
     assert isinstance(over, Job)
     assert (over.status, over.attempts) == (Status.FAILED, 2)
@@ -219,11 +215,13 @@ def test_a_job_handed_back_keeps_its_attempts(store: JobStore, leases: Leases) -
     assert (job.attempts, job.attempt) == (1, 2)
 
 
-def test_a_job_that_kills_its_workers_is_failed_as_worker_lost(store: JobStore, short: Leases) -> None:
+def test_a_job_that_kills_its_workers_is_failed_as_worker_lost(
+    store: JobStore, short: Leases, reaper: Reaper
+) -> None:
     job = submit(store, max_attempts=3)
     for attempt in range(1, 4):
         short.claim(f"wrk_{attempt}", "default")
-        short.reap()
+        reaper.reap()
     ended = store.get(job.id)
     assert (ended.status, ended.attempts) == (Status.FAILED, 3)
     assert ended.error is not None
@@ -231,14 +229,14 @@ def test_a_job_that_kills_its_workers_is_failed_as_worker_lost(store: JobStore, 
 
 
 def test_a_job_that_only_waited_in_a_worker_that_died_keeps_its_attempts(
-    store: JobStore, leases: Leases
+    store: JobStore, leases: Leases, reaper: Reaper
 ) -> None:
     store.submit([new_job(max_attempts=1), new_job(max_attempts=2), new_job()])
     waiting, computing, canceled = leases.claim("wrk_dead", "default", limit=3)
     elsewhere = submit(store)
     leases.claim("wrk_live", "default")
     store.cancel(canceled.id)
-    back = {job.id: job for job in leases.bury("wrk_dead", {computing.id})}
+    back = {job.id: job for job in reaper.reap_worker("wrk_dead", {computing.id})}
     assert (back[waiting.id].status, back[waiting.id].attempts) == (Status.QUEUED, 0)
     assert (back[computing.id].status, back[computing.id].attempts) == (Status.QUEUED, 1)
     assert back[canceled.id].status is Status.CANCELED
@@ -246,9 +244,9 @@ def test_a_job_that_only_waited_in_a_worker_that_died_keeps_its_attempts(
     assert isinstance(end(leases, waiting, Succeeded()), LeaseLost)
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["buried", "reaped"])
-def test_a_training_is_not_charged_with_a_death_beside_another_job_until_it_was_spared_often_enough(
-    store: JobStore, short: Leases, known: bool
+@pytest.mark.parametrize("known", [True, False], ids=["reported dead", "lease expired"])
+def test_a_training_is_not_charged_with_a_death_beside_another_job_more_often_than_it_may_be_tried(
+    store: JobStore, short: Leases, known: bool, reaper: Reaper
 ) -> None:
     training = submit(store, queue="training", max_attempts=2)
     counted = []
@@ -257,81 +255,49 @@ def test_a_training_is_not_charged_with_a_death_beside_another_job_until_it_was_
         held = [*short.claim("wrk_dead", "training"), *short.claim("wrk_dead", "default")]
         assert {job.id for job in held} == {training.id, beside.id}
         if known:
-            short.bury("wrk_dead", {job.id for job in held})
+            reaper.reap_worker("wrk_dead", {job.id for job in held})
         else:
-            short.reap()
+            reaper.reap()
         assert store.get(beside.id).status is Status.FAILED
         counted.append(store.get(training.id).attempts)
     assert counted == [0, 0, 1, 2] and store.get(training.id).status is Status.FAILED
 
 
-def test_a_training_that_was_alone_when_its_worker_died_is_charged(store: JobStore, short: Leases) -> None:
+def test_a_training_that_was_alone_when_its_worker_died_is_charged(
+    store: JobStore, short: Leases, reaper: Reaper
+) -> None:
     training = submit(store, queue="training")
     submit(store)
     short.claim("wrk_dead", "training")
     short.claim("wrk_other", "default")
-    assert len(short.reap()) == 2
+    assert len(reaper.reap()) == 2
     assert store.get(training.id).attempts == 1
 
 
-def test_a_canceled_job_whose_worker_died_is_canceled(store: JobStore, short: Leases) -> None:
+def test_a_canceled_job_whose_worker_died_is_canceled(store: JobStore, short: Leases, reaper: Reaper) -> None:
     job = submit(store)
     short.claim("wrk_1", "default")
     store.cancel(job.id)
-    short.reap()
+    reaper.reap()
     assert store.get(job.id).status is Status.CANCELED
 
 
-def test_a_renewed_lease_is_not_reaped(store: JobStore, short: Leases, leases: Leases) -> None:
+def test_a_renewed_lease_is_not_reaped(
+    store: JobStore, short: Leases, leases: Leases, reaper: Reaper
+) -> None:
     submit(store)
     [job] = short.claim("wrk_1", "default")
     leases.renew("wrk_1", {job.id: job.attempt}, {})
-    assert leases.reap() == []
+    assert reaper.reap() == []
 
 
-def test_a_due_job_is_queued_and_a_late_one_expires(store: JobStore, leases: Leases) -> None:
+def test_a_due_job_is_queued_and_a_late_one_expires(store: JobStore, leases: Leases, reaper: Reaper) -> None:
     now = submit(store, tenant="other").created_at
     due = submit(store, run_at=now + 1)
     late = submit(store, expires_in=1, priority=9)
-    assert leases.wake_due() == []
-    assert leases.expire() == []
+    assert reaper.wake_due() == []
+    assert reaper.expire() == []
     time.sleep(1.2)
-    assert [job.id for job in leases.wake_due()] == [due.id]
-    assert [job.id for job in leases.expire()] == [late.id]
+    assert [job.id for job in reaper.wake_due()] == [due.id]
+    assert [job.id for job in reaper.expire()] == [late.id]
     assert store.get(late.id).status is Status.EXPIRED
-
-
-def test_a_lock_has_one_holder_until_its_time_is_over(leases: Leases) -> None:
-    assert leases.try_lock("upkeep", "wrk_1", 0.2)
-    assert not leases.try_lock("upkeep", "wrk_2", 0.2)
-    assert leases.try_lock("upkeep", "wrk_1", 0.2)
-    time.sleep(0.3)
-    assert leases.try_lock("upkeep", "wrk_2", 0.2)
-
-
-def test_a_worker_that_leaves_lets_go_of_its_locks_and_of_no_others(leases: Leases) -> None:
-    assert leases.try_lock("upkeep", "wrk_1", 600) and leases.try_lock("retention", "wrk_2", 600)
-    leases.forget("wrk_1")
-    assert leases.try_lock("upkeep", "wrk_3", 600) and not leases.try_lock("retention", "wrk_3", 600)
-
-
-def test_workers_are_shown_with_what_they_run_until_they_fall_silent(store: JobStore, leases: Leases) -> None:
-    worker = Worker(
-        id="wrk_1",
-        host="h",
-        pid=1,
-        device="cpu",
-        slots=2,
-        queues=("default",),
-        models=("fake",),
-        memory={"used": 1},
-    )
-    leases.heartbeat(worker)
-    leases.heartbeat(worker)
-    job = submit(store)
-    leases.claim("wrk_1", "default")
-    [seen] = leases.workers(alive_within=60)
-    assert (seen.id, seen.models, seen.memory, seen.running) == ("wrk_1", ("fake",), {"used": 1}, (job.id,))
-    assert leases.workers(alive_within=-1) == []
-    assert leases.forget_silent(-1) == 1
-    assert leases.workers(alive_within=60) == []

@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from shared.db.engine import Database
 from shared.db.tables import deliveries
 from shared.errors import InvalidInput, NotFound
-from shared.jobs.entities import Failed, Finish, Job, Succeeded, Webhook
+from shared.jobs.entities import Failed, Finish, Job, Succeeded
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.webhooks import signing
 from shared.webhooks.outbox import Delivery, Outbox
 from shared.webhooks.receivers import Receiver, Shares
-from shared.webhooks.signing import ENDINGS, EVENTS
+from shared.webhooks.subscription import ENDINGS, EVENTS, Webhook
 from tests.jobs.factory import new_output, submit
 from tests.jobs.plans import analyze, plan, sent
 
@@ -79,15 +80,15 @@ def test_every_attempt_is_told_where_that_is_wanted(store: JobStore, leases: Lea
 
 
 def test_a_cancel_an_expiry_and_a_lost_worker_are_told_too(
-    database: Database, store: JobStore, outbox: Outbox
+    database: Database, store: JobStore, outbox: Outbox, reaper: Reaper
 ) -> None:
     canceled, expired = heard(store), heard(store, expires_in=0.0)
     store.cancel(canceled.id)
     leases = Leases(database, -1)
-    leases.expire()
+    reaper.expire()
     lost = heard(store, max_attempts=1)
     leases.claim("wrk_1", "default")
-    leases.reap()
+    reaper.reap()
     assert [types(outbox, job.id) for job in (canceled, expired, lost)] == [
         ["job.canceled"],
         ["job.expired"],

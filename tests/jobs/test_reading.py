@@ -10,9 +10,10 @@ import pytest
 
 from shared.db.engine import Database
 from shared.errors import InvalidInput, NotFound
+from shared.files.holds import Read
 from shared.files.retention import Kept
 from shared.files.store import JOB_INPUT, FileRecord, FileStore, NewFile
-from shared.jobs.entities import Finish, Job, NewJob, Read, Submitted, Succeeded
+from shared.jobs.entities import Finish, Job, NewJob, Submitted, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
 from tests.jobs.factory import new_job, new_output, submit

@@ -10,6 +10,7 @@ from shared.db.engine import Database
 from shared.jobs.backoff import Backoff
 from shared.jobs.entities import Failed, Finish, HandedBack, Job
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.states import Status
 from tests.jobs.factory import submit
@@ -43,13 +44,15 @@ def test_waits_are_spread_over_all_of_their_range() -> None:
     assert statistics.mean(waits) == pytest.approx(4.0, abs=0.3)
 
 
-def test_a_job_that_waits_for_its_next_attempt_is_not_there_for_claims(store: JobStore, slow: Leases) -> None:
+def test_a_job_that_waits_for_its_next_attempt_is_not_there_for_claims(
+    store: JobStore, slow: Leases, reaper: Reaper
+) -> None:
     job = submit(store)
     waiting = fail(slow)
     assert (waiting.status, waiting.shown_status, waiting.attempts) == (Status.SCHEDULED, Status.QUEUED, 1)
     assert waiting.due_at is not None and waiting.due_at > job.created_at
     assert slow.claim("wrk_1", "default") == []
-    assert slow.wake_due() == []
+    assert reaper.wake_due() == []
     assert store.depths() == []
 
 
@@ -61,12 +64,12 @@ def test_clients_see_and_find_it_as_queued(store: JobStore, slow: Leases) -> Non
     assert store.list("default", status=Status.SCHEDULED).items == ()
 
 
-def test_it_is_queued_again_once_it_is_due(store: JobStore, database: Database) -> None:
+def test_it_is_queued_again_once_it_is_due(store: JobStore, database: Database, reaper: Reaper) -> None:
     quick = Leases(database, lease_seconds=30, backoff=Backoff(base=0.05))
     job = submit(store)
     due_at = fail(quick).due_at
     woken: list[Job] = []
-    wait_until(lambda: woken.extend(quick.wake_due()) or woken, what="the retry to be due")
+    wait_until(lambda: woken.extend(reaper.wake_due()) or woken, what="the retry to be due")
     assert [(one.id, one.status, one.due_at) for one in woken] == [(job.id, Status.QUEUED, None)]
     [again] = quick.claim("wrk_2", "default")
     assert again.started_at is not None and due_at is not None and again.started_at >= due_at
@@ -87,10 +90,12 @@ def test_a_job_canceled_while_it_ran_is_not_tried_again(store: JobStore, slow: L
     assert isinstance(ended, Job) and ended.is_terminal
 
 
-def test_what_is_no_failure_of_the_job_waits_for_nothing(store: JobStore, slow: Leases) -> None:
+def test_what_is_no_failure_of_the_job_waits_for_nothing(
+    store: JobStore, slow: Leases, reaper: Reaper
+) -> None:
     submit(store)
     [job] = slow.claim("wrk_1", "default")
     slow.finish([Finish(job.id, job.attempt, HandedBack())])
     [again] = slow.claim("wrk_2", "default")
-    assert [lost.status for lost in slow.bury("wrk_2", {again.id})] == [Status.QUEUED]
+    assert [lost.status for lost in reaper.reap_worker("wrk_2", {again.id})] == [Status.QUEUED]
     assert [job.attempt for job in slow.claim("wrk_3", "default")] == [3]

@@ -16,6 +16,7 @@ from shared.db.engine import Database
 from shared.db.tables import jobs, tenants
 from shared.jobs.entities import Submitted
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.settings import Settings
 from tests.jobs.factory import new_job, submit
@@ -167,7 +168,7 @@ def test_priority_goes_before_shares_and_age_decides_between_equals(database: Da
     assert claimed_tenants(leases, "default") == ["a", "a", "a", "b", "c"]
 
 
-def test_jobs_scheduled_for_one_moment_share_as_if_submitted_then(database: Database) -> None:
+def test_jobs_scheduled_for_one_moment_share_as_if_submitted_then(database: Database, reaper: Reaper) -> None:
     store, leases = JobStore(database), Leases(database, LEASE)
     now = submit(store, queue="other").created_at
     queue_up(store, "default", ["planner"] * 6, run_at=now + 3600)
@@ -175,17 +176,17 @@ def test_jobs_scheduled_for_one_moment_share_as_if_submitted_then(database: Data
     claimed_tenants(leases, "default", 10)
     with database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.tenant == "planner").values(due_at=now))
-    assert len(leases.wake_due()) == 6
+    assert len(reaper.wake_due()) == 6
     order = claimed_tenants(leases, "default")
     assert abs(order[:10].count("planner") - order[:10].count("busy")) <= 2
 
 
-def test_a_job_that_runs_again_keeps_its_place(database: Database) -> None:
+def test_a_job_that_runs_again_keeps_its_place(database: Database, reaper: Reaper) -> None:
     store, leases = JobStore(database), Leases(database, -1)
     first = submit(store)
     queue_up(store, "default", ["default"] * 3)
     leases.claim("wrk_1", "default")
-    leases.reap()
+    reaper.reap()
     assert leases.claim("wrk_2", "default")[0].id == first.id
 
 

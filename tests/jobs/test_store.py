@@ -9,10 +9,11 @@ from shared.db.engine import Database
 from shared.db.tables import deliveries
 from shared.errors import IdempotencyMismatch, InvalidInput, InvalidTransition, NotFound
 from shared.jobs import cancellation
-from shared.jobs.entities import Failed, Finish, Submitted, Succeeded, Webhook
+from shared.jobs.entities import Failed, Finish, Submitted, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
 from shared.states import Status
+from shared.webhooks.subscription import Webhook
 from tests.jobs import plans
 from tests.jobs.factory import new_job, new_output, submit
 
@@ -133,7 +134,7 @@ def test_a_large_group_is_canceled_by_a_few_transactions_and_every_webhook_is_no
     database: Database, store: JobStore, leases: Leases
 ) -> None:
     hook = Webhook(url="https://example.com/", events=("job.canceled",))
-    store.submit([new_job(group="g", webhook=hook) for _ in range(cancellation.MOST + 20)])
+    store.submit([new_job(group="g", webhook=hook) for _ in range(cancellation.MAX_TOGETHER + 20)])
     running = leases.claim("wrk_1", "default", limit=3)
     submit(store, group="other")
     with plans.sent(database) as found:
@@ -142,7 +143,7 @@ def test_a_large_group_is_canceled_by_a_few_transactions_and_every_webhook_is_no
     assert [job.id for job in touched] == sorted(job.id for job in touched)
     assert {job.id for job in touched if job.status is Status.RUNNING} == {job.id for job in running}
     assert all(job.cancel_requested or job.error for job in touched)
-    assert store.counts(group="g") == {"running": 3, "canceled": cancellation.MOST + 17}
+    assert store.counts(group="g") == {"running": 3, "canceled": cancellation.MAX_TOGETHER + 17}
     assert store.counts(group="other") == {"queued": 1}
     with database.read() as connection:
         told = set(connection.execute(sa.select(deliveries.c.job_id)).scalars())

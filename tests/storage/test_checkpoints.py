@@ -11,6 +11,7 @@ from shared.db.engine import Database
 from shared.errors import LeaseLost, Unavailable
 from shared.jobs.entities import Failed, Finish, Job
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.storage import Storage
 from tests.jobs.factory import submit
@@ -26,7 +27,7 @@ class House:
     """Workers that save checkpoints of one job."""
 
     def __init__(self, database: Database, storage: Storage, folder: Path) -> None:
-        self.jobs, self.leases = JobStore(database), Leases(database, 30)
+        self.jobs, self.leases, self.reaper = JobStore(database), Leases(database, 30), Reaper(database)
         self.storage, self.checkpoints = storage, Checkpoints(storage)
         self._folder = folder
         self._count = 0
@@ -39,7 +40,7 @@ class House:
     def lose(self) -> None:
         """The worker that has the job is found dead, or seems so."""
         worker = self.jobs.get(self.job_id).worker
-        assert worker is not None and len(self.leases.bury(worker, [self.job_id])) == 1
+        assert worker is not None and len(self.reaper.reap_worker(worker, [self.job_id])) == 1
 
     def save(self, job: Job, worker: str = "wrk_1", **files: str) -> None:
         self._count += 1

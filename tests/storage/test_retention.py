@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared.db.engine import Database
+from shared.db.named_locks import NamedLocks
 from shared.db.tables import job_inputs
 from shared.errors import NotFound
 from shared.files.retention import Kept
@@ -46,7 +47,7 @@ class House:
         Retention(
             settings,
             "wrk_1",
-            leases=self.leases,
+            locks=NamedLocks(self.database),
             kept=Kept(self.database),
             outbox=Outbox(self.database),
             storage=self.storage,
@@ -172,7 +173,7 @@ def test_the_files_of_a_trained_model_stay_and_those_it_replaced_go(house: House
 
 def test_one_worker_at_a_time_works(house: House) -> None:
     file = house.upload()
-    assert house.leases.try_lock("retention", "wrk_other", 60)
+    assert NamedLocks(house.database).try_lock("retention", "wrk_other", 60)
     house.keep(uploads=AT_ONCE)
     assert house.stored() == {file.key}
 

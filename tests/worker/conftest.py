@@ -17,7 +17,9 @@ from shared.catalog.catalog import Catalog
 from shared.db.engine import Database
 from shared.jobs.entities import Job, NewJob, Submitted
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
+from shared.jobs.workers import WorkerRegistry
 from shared.messaging.events import Events
 from shared.messaging.tickets import Tickets
 from shared.settings import Settings
@@ -39,6 +41,8 @@ class Shop:
     database: Database
     jobs: JobStore
     leases: Leases
+    reaper: Reaper
+    registry: WorkerRegistry
     catalog: Catalog
     tickets: Tickets
     events: Events
@@ -128,6 +132,8 @@ def open_shop(settings: Settings, start: Callable[..., Qanvas]) -> Iterator[Shop
         database,
         JobStore(database),
         Leases(database, LEASE),
+        Reaper(database),
+        WorkerRegistry(database),
         Catalog(settings, database),
         tickets,
         events,

@@ -13,7 +13,7 @@ import pytest
 from shared.catalog.hub import OnProgress
 from shared.catalog.models import Builtin, Model
 from shared.db.engine import Database
-from shared.jobs.entities import Worker
+from shared.jobs.workers import Worker
 from shared.messaging.events import STOP
 from shared.messaging.subscriber import Listener
 from tests.servers import Valkey, wait_until
@@ -41,7 +41,7 @@ def keeper(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]
     """One that renews once a minute, so that whatever it hears, it was told."""
     monkeypatch.setattr("worker.attempts.lease_renewal._LONGEST", 60.0)
     me = Worker(id="wrk_1", host="here", pid=1, device="cpu", slots=1, queues=("default",))
-    keeper = LeaseKeeper(shop.leases, 600.0, lambda: me)
+    keeper = LeaseKeeper(shop.leases, shop.registry, 600.0, lambda: me)
     keeper.start()
     yield keeper
     keeper.close()

@@ -13,11 +13,11 @@ from standardwebhooks import Webhook as Verifier
 
 from shared.db.engine import Database
 from shared.db.tables import deliveries
-from shared.jobs.entities import Webhook
 from shared.jobs.store import JobStore
 from shared.outward import Limits, Outward
 from shared.webhooks.outbox import Delivery, Outbox
-from shared.webhooks.signing import ENDINGS, new_secret
+from shared.webhooks.signing import new_secret
+from shared.webhooks.subscription import ENDINGS, Webhook
 from tests.jobs.factory import submit
 from tests.receivers import Answer, Request, receiving
 from tests.servers import Postgres, free_port, wait_until

@@ -35,7 +35,9 @@ def test_what_a_dead_attempt_stored_is_removed_when_a_later_one_ends(shop: Shop)
     job_id = shop.draw()
     [dead] = shop.leases.claim("wrk_dead", "default")
     shop.storage.write(f"outputs/{job_id}/{dead.attempt}/0.png", b"never named")
-    shop.leases.bury("wrk_dead", [job_id])  # and the upkeep that did so died before it took the file back
+    shop.reaper.reap_worker(
+        "wrk_dead", [job_id]
+    )  # and the upkeep that did so died before it took the file back
     shop.worker()
     assert shop.wait(job_id).attempt == 2
     named = [f"outputs/{job_id}/2/0.png"]

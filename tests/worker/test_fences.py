@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.jobs.completion import Aftermath
-from shared.jobs.entities import Worker
+from shared.db.named_locks import NamedLocks
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.leases import Leases
+from shared.jobs.workers import Worker
 from shared.states import Status
 from tests.servers import Postgres, Qanvas, wait_until
 from tests.worker.conftest import LEASE, Shop
@@ -58,7 +59,7 @@ def test_jobs_that_others_took_over_are_not_harmed_when_their_first_worker_goes_
     ids = shop.submit([shop.new(steps=45, step_seconds=0.1, seed=seed) for seed in range(8)])
     for job_id in ids:
         shop.wait_for_step(job_id, 15)
-    of_first = {one.running for one in shop.leases.workers(alive_within=5) if one.pid == workers[0].pid}.pop()
+    of_first = {one.running for one in shop.registry.alive(within=5) if one.pid == workers[0].pid}.pop()
     assert of_first
     with stopped(workers[0]):
         wait_until(
@@ -107,13 +108,13 @@ def test_a_worker_that_lost_its_jobs_while_it_was_stopped_computes_them_no_furth
 def test_an_attempt_stops_when_the_same_worker_claims_its_job_again(shop: Shop) -> None:
     leases = Leases(shop.database, 600.0)
     me = Worker(id="wrk_1", host="here", pid=1, device="cpu", slots=2, queues=("default",))
-    keeper = LeaseKeeper(leases, 600.0, lambda: me)
+    keeper = LeaseKeeper(leases, shop.registry, 600.0, lambda: me)
     keeper.start()
     try:
         job_id = shop.draw()
         [first] = leases.claim("wrk_1", "default")
         lost = Held(first, shop.events, begin=lambda job_id, attempt: None)
-        leases.bury("wrk_1", [])  # as upkeep does once the lease has run out
+        shop.reaper.reap_worker("wrk_1", [])  # as upkeep does once the lease has run out
         [second] = leases.claim("wrk_1", "default")
         now = Held(second, shop.events, begin=lambda job_id, attempt: None)
         keeper.hold(lost)
@@ -134,7 +135,7 @@ def test_what_a_worker_stored_after_it_lost_the_job_is_removed_by_the_next_one_o
     """It was stopped, went on, and was killed before it could remove its files itself."""
     job_id = shop.draw()
     shop.leases.claim("wrk_stopped", "default")
-    shop.leases.bury("wrk_stopped", [])
+    shop.reaper.reap_worker("wrk_stopped", [])
     first = shop.worker()
     named = shop.wait(job_id).outputs[0].key
     late = [f"outputs/{job_id}/1/0.png", f"models/{job_id}-1/weights.bin"]
@@ -171,7 +172,7 @@ def test_a_job_whose_checkpoint_is_damaged_starts_anew(
         shop.storage.delete(key)
     else:
         shop.storage.write(key, content[: len(content) // 2] if damage == "cut" else b"of another engine")
-    shop.leases.bury("wrk_dead", [])
+    shop.reaper.reap_worker("wrk_dead", [])
     house = House(shop.settings)
     house.open()
     try:
@@ -218,11 +219,13 @@ def test_leases_that_nobody_could_renew_are_not_taken_for_dead_workers(shop: Sho
         worker_id="wrk_2",
         every=0.01,
         lease_seconds=lease,
-        leases=leases,
+        reaper=shop.reaper,
+        registry=shop.registry,
+        locks=NamedLocks(shop.database),
         jobs=shop.jobs,
         tickets=shop.tickets,
         events=shop.events,
-        aftermath=Aftermath(shop.database, shop.events, shop.tickets),
+        completion=CompletionHandler(shop.database, shop.events, shop.tickets),
         leftovers=Leftovers(Results(shop.storage), checkpoints),
         checkpoints=checkpoints,
     )

@@ -130,7 +130,7 @@ def test_a_worker_that_is_told_to_stop_stops_though_a_job_hangs(shop: Shop) -> N
     process.process.terminate()
     assert left(process)
     assert shop.jobs.get(hanging).status is Status.QUEUED
-    [gone] = shop.leases.workers(alive_within=60)
+    [gone] = shop.registry.alive(within=60)
     assert gone.queues == () and gone.trouble == f"hung (computing made no progress for {STALL:g} s)"
 
 

@@ -25,7 +25,7 @@ def test_a_picture_whose_worker_is_killed_goes_on_from_its_checkpoint(shop: Shop
     shop.worker(slots=1, lease_seconds=10.0)
     job = shop.wait(job_id, 300.0)
     assert job.status is Status.SUCCEEDED and job.attempt == 2, job.error
-    [worker] = [one for one in shop.leases.workers(alive_within=5.0) if one.forwards.get("calls")]
+    [worker] = [one for one in shop.registry.alive(within=5.0) if one.forwards.get("calls")]
     assert 0 < worker.forwards["calls"] < STEPS, "it computed its finished steps again"
     whole = shop.wait(shop.draw(**wanted), 300.0)
     assert np.array_equal(shop.pixels(job), shop.pixels(whole))

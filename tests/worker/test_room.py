@@ -66,10 +66,10 @@ def test_what_was_computed_while_the_storage_was_away_is_stored_when_it_is_back(
             wait_until(lambda: house.fitness.trouble, what="the trouble to be seen")
             assert shop.jobs.get(job_id).status is Status.RUNNING
             wait_until(
-                lambda: [one.queues for one in shop.leases.workers(alive_within=60)] == [()],
+                lambda: [one.queues for one in shop.registry.alive(within=60)] == [()],
                 what="others to hear that it takes no jobs",
             )
-            [listed] = shop.leases.workers(alive_within=60)
+            [listed] = shop.registry.alive(within=60)
             assert listed.trouble == "the storage cannot be written"
         job = shop.wait(job_id)
         thread.join()
@@ -204,14 +204,14 @@ def test_a_worker_whose_disk_is_full_takes_no_jobs_until_there_is_room(
         small.wait_for_step(running, 2)
         disk.fill()
         waiting = [small.draw(steps=2, seed=seed) for seed in range(3)]
-        wait_until(lambda: [one.trouble for one in small.leases.workers(alive_within=60)] != [None])
+        wait_until(lambda: [one.trouble for one in small.registry.alive(within=60)] != [None])
         assert "no jobs are taken until this is mended" in worker.said()
         disk.empty()
         jobs = small.wait_all([running, *waiting])
         assert {job.status for job in jobs} == {Status.SUCCEEDED}, [job.error for job in jobs]
         assert {job.attempts for job in jobs} == {1}
         wait_until(
-            lambda: [one.trouble for one in small.leases.workers(alive_within=60)] == [None],
+            lambda: [one.trouble for one in small.registry.alive(within=60)] == [None],
             what="the worker to say that it is well",
         )
         assert worker.process.poll() is None

@@ -175,8 +175,8 @@ def test_a_worker_that_fails_jobs_of_every_kind_takes_no_more_and_says_so_until_
     sick = shop.worker(breaks)
     kinds = ("fake", "starter-gan", "starter-text")
     assert {shop.wait(shop.draw(model=model)).status for model in kinds} == {Status.FAILED}
-    wait_until(lambda: shop.leases.workers(alive_within=60)[0].trouble, what="the worker to say so")
-    [seen] = shop.leases.workers(alive_within=60)
+    wait_until(lambda: shop.registry.alive(within=60)[0].trouble, what="the worker to say so")
+    [seen] = shop.registry.alive(within=60)
     assert seen.queues == () and seen.trouble is not None and "start it again" in seen.trouble
     waiting = [shop.draw(seed=seed) for seed in range(3)]
     wait_until(lambda: shop.tickets.waiting("default") >= 3, what="tickets for other workers to stay")

@@ -6,8 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from shared.accounts.tenants import Tenants
+from shared.db.named_locks import NamedLocks
 from shared.db.tables import jobs, status_in
-from shared.jobs.completion import Aftermath
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.leases import Leases
 from shared.states import Status
 from tests.servers import wait_until
@@ -47,16 +48,18 @@ def test_a_tenant_runs_one_at_a_time_while_another_goes_on_and_nothing_stalls(sh
 def test_upkeep_sends_no_tickets_for_what_is_set_aside_and_one_for_each_job_it_lets_in(shop: Shop) -> None:
     tenants = Tenants(shop.database, shop.settings)
     tenants.set("ann", {"running": 1})
-    leases = Leases(shop.database, 60.0, most=tenants.most_running)
+    leases = Leases(shop.database, 60.0, running_limit=tenants.running_limit)
     upkeep = Upkeep(
         worker_id="wrk_1",
         every=60.0,
         lease_seconds=60.0,
-        leases=leases,
+        reaper=shop.reaper,
+        registry=shop.registry,
+        locks=NamedLocks(shop.database),
         jobs=shop.jobs,
         tickets=shop.tickets,
         events=shop.events,
-        aftermath=Aftermath(shop.database, shop.events, shop.tickets, tenants.most_running),
+        completion=CompletionHandler(shop.database, shop.events, shop.tickets, tenants.running_limit),
         leftovers=Leftovers(Results(shop.storage), Checkpoints(shop.storage)),
         checkpoints=Checkpoints(shop.storage),
     )

@@ -133,8 +133,8 @@ def test_the_worker_is_listed_with_what_it_runs_and_gone_when_it_leaves(shop: Sh
     process = shop.worker(slots=3)
     job_id = shop.draw(steps=1000, step_seconds=0.05)
     shop.wait_for_step(job_id, 1)
-    wait_until(lambda: shop.leases.workers(alive_within=5)[0].models, what="a heartbeat")
-    [worker] = shop.leases.workers(alive_within=5)
+    wait_until(lambda: shop.registry.alive(within=5)[0].models, what="a heartbeat")
+    [worker] = shop.registry.alive(within=5)
     assert (worker.pid, worker.device, worker.slots) == (process.pid, "cpu", 3)
     assert worker.queues == ("default", "training")
     assert worker.running == (job_id,)
@@ -143,7 +143,7 @@ def test_the_worker_is_listed_with_what_it_runs_and_gone_when_it_leaves(shop: Sh
     assert _steps_of_niceness(process.pid) == {0, 5}  # the kiln's threads, and those that step behind
     shop.jobs.cancel(job_id)
     assert process.stop() == 0
-    assert shop.leases.workers(alive_within=60) == []
+    assert shop.registry.alive(within=60) == []
 
 
 def _steps_of_niceness(pid: int) -> set[int]:
@@ -162,7 +162,7 @@ def test_a_worker_told_to_stop_lets_short_jobs_end(shop: Shop) -> None:
     process.process.send_signal(signal.SIGTERM)
 
     def shown() -> tuple[tuple[str, ...], tuple[str, ...]]:
-        [worker] = shop.leases.workers(alive_within=60)
+        [worker] = shop.registry.alive(within=60)
         return worker.queues, worker.running
 
     wait_until(lambda: shown() == ((), (job_id,)), what="the others to hear that it takes no more jobs")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from shared.db.group_commit import Combiner
+from shared.db.group_commit import GroupCommit
 from shared.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -26,7 +26,7 @@ from shared.errors import (
     QanvasError,
     Unavailable,
 )
-from shared.jobs.completion import Aftermath
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.entities import Ending, Failed, Finish, HandedBack, Job, StoppedOnRequest
 from shared.jobs.leases import Leases
 from shared.jobs.store import JobStore
@@ -76,7 +76,7 @@ class Endings:
         fitness: Fitness,
         events: Events,
         tickets: Tickets,
-        aftermath: Aftermath,
+        completion: CompletionHandler,
         turns: threading.Lock,
         noted: Callable[[Job, Ending], None] = lambda _job, _ending: None,
     ) -> None:
@@ -91,13 +91,13 @@ class Endings:
         self._fitness = fitness
         self._events = events
         self._tickets = tickets
-        self._aftermath = aftermath
+        self._completion = completion
         self._noted = noted
         #: the jobs that are on their way to their end; any thread may look
         self.ending: set[str] = set()
         self._places = threading.BoundedSemaphore(most)
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="ending")
-        self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(leases.finish, turns=turns)
+        self._finishes: GroupCommit[Finish, Job | LeaseLost] = GroupCommit(leases.finish, turns=turns)
 
     def end(self, held: Held, outcome: Outcome) -> None:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not
@@ -191,7 +191,7 @@ class Endings:
             self._tickets.send(ended.queue)
         announce(self._events, ended)
         with suppress(Unavailable):  # upkeep does what is left
-            self._aftermath.of(ended)
+            self._completion.handle(ended)
         if ended.status is not Status.SUCCEEDED:
             self._leftovers.of_attempt(job.id, job.attempt)
         if ended.is_terminal:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from shared.errors import Unavailable
-from shared.jobs.entities import Worker
 from shared.jobs.leases import Leases
+from shared.jobs.workers import Worker, WorkerRegistry
 from worker.attempts.held_job import Held
 from worker.engines.contract.engine import StopReason
 
@@ -24,8 +24,15 @@ _HEARTBEAT = 2.0
 class LeaseKeeper:
     """Renews the leases of all held jobs in one statement, several times within a lease."""
 
-    def __init__(self, leases: Leases, lease_seconds: float, describe: Callable[[], Worker]) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        registry: WorkerRegistry,
+        lease_seconds: float,
+        describe: Callable[[], Worker],
+    ) -> None:
         self._leases = leases
+        self._registry = registry
         self._describe = describe
         self._every = max(_SHORTEST, min(_LONGEST, lease_seconds / 3))
         self._heartbeat = max(_SHORTEST, min(_HEARTBEAT, lease_seconds / 3))
@@ -77,7 +84,7 @@ class LeaseKeeper:
         if self._thread.is_alive():
             self._thread.join()
         try:
-            self._leases.forget(self._describe().id)
+            self._registry.remove(self._describe().id)
         except Unavailable as error:
             log.warning("this worker stays listed until it is found silent: %s", error)
 
@@ -118,7 +125,7 @@ class LeaseKeeper:
 
     def _say_alive(self) -> None:
         told = self._news()
-        self._leases.heartbeat(self._describe())
+        self._registry.heartbeat(self._describe())
         self._beat, self._told = time.monotonic(), told
 
     def _news(self) -> tuple[object, ...]:

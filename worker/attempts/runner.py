@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from shared.db.group_commit import Combiner
+from shared.db.group_commit import GroupCommit
 from shared.errors import DeviceFault, LeaseLost, Unavailable
 from shared.jobs.entities import TRAINING_QUEUE, Job
 from shared.jobs.leases import Leases
@@ -96,7 +96,7 @@ class Runner:
         self.trouble: str | None = None
         #: called when the worker takes itself out
         self.retired: Callable[[], None] = lambda: None
-        self._claims: Combiner[_Asked, Job | None] = Combiner(self._claim, turns=turns)
+        self._claims: GroupCommit[_Asked, Job | None] = GroupCommit(self._claim, turns=turns)
 
     def ticket(self, queue: str) -> None:
         """Run the best job of the queue, if there is one; then, for a while, do so for further tickets.

@@ -20,6 +20,7 @@ from shared.errors import Unavailable
 from shared.exit_codes import START_AGAIN
 from shared.jobs.entities import Finish, Job
 from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.messaging.events import Events
 from shared.messaging.tickets import Tickets
 from worker.attempts.announcement import announce
@@ -44,6 +45,7 @@ class Departure:
         *,
         worker_id: str,
         leases: Leases,
+        reaper: Reaper,
         keeper: LeaseKeeper,
         scratch: Scratch,
         leftovers: Leftovers,
@@ -57,6 +59,7 @@ class Departure:
         has to be stored, and can be; ``end`` ends the process."""
         self._worker_id = worker_id
         self._leases = leases
+        self._reaper = reaper
         self._keeper = keeper
         self._scratch = scratch
         self._leftovers = leftovers
@@ -117,7 +120,7 @@ class Departure:
                 announce(self._events, ended)
 
     def _take_back(self, why: str, charged: Collection[str]) -> None:
-        back = self._leases.bury(self._worker_id, charged, why=why)
+        back = self._reaper.reap_worker(self._worker_id, charged, why=why)
         for job in back:
             announce(self._events, job)
             if not job.is_terminal:

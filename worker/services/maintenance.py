@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 
+from shared.db.named_locks import NamedLocks
 from shared.errors import NotFound, Unavailable
-from shared.jobs.completion import Aftermath
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.entities import Job
-from shared.jobs.leases import Leases
+from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
+from shared.jobs.workers import WorkerRegistry
 from shared.messaging.events import Events
 from shared.messaging.tickets import MOST_TICKETS, Tickets
 from shared.states import Status
@@ -43,22 +45,26 @@ class Upkeep:
         worker_id: str,
         every: float,
         lease_seconds: float,
-        leases: Leases,
+        reaper: Reaper,
+        registry: WorkerRegistry,
+        locks: NamedLocks,
         jobs: JobStore,
         tickets: Tickets,
         events: Events,
-        aftermath: Aftermath,
+        completion: CompletionHandler,
         leftovers: Leftovers,
         checkpoints: Checkpoints,
     ) -> None:
         self._worker_id = worker_id
         self._every = every
         self._silent = _SILENT_LEASES * lease_seconds
-        self._leases = leases
+        self._reaper = reaper
+        self._registry = registry
+        self._locks = locks
         self._jobs = jobs
         self._tickets = tickets
         self._events = events
-        self._aftermath = aftermath
+        self._completion = completion
         self._leftovers = leftovers
         self._checkpoints = checkpoints
         self._lease = lease_seconds
@@ -84,34 +90,34 @@ class Upkeep:
     def round(self) -> None:
         """Do all of it once, unless another worker does. Raises Unavailable."""
         self._leftovers.again()
-        mine = self._leases.try_lock(_LOCK, self._worker_id, 3 * self._every)
+        mine = self._locks.try_lock(_LOCK, self._worker_id, 3 * self._every)
         now = self._note_answer()
         if not mine:
             return
         if now >= self._reap_from:
-            self._mourn(self._leases.reap())
-        for job in self._leases.wake_due():
+            self._report_lost(self._reaper.reap())
+        for job in self._reaper.wake_due():
             self._announce(job)
-        for job in self._leases.expire():
+        for job in self._reaper.expire():
             self._announce(job)
-        self._aftermath.settle(self._every)
-        self._aftermath.let_in()
-        self._leases.forget_silent(self._silent)
+        self._completion.settle(self._every)
+        self._completion.unpark()
+        self._registry.remove_silent(self._silent)
         if time.monotonic() - self._swept >= _SWEEP_EVERY:
             self._swept = time.monotonic()
             self._sweep()
         self._top_up()
 
-    def bury(self, dead: Mapping[str, Collection[str]], left: Collection[Attempt] = ()) -> None:
+    def reap_workers(self, dead: Mapping[str, Collection[str]], left: Collection[Attempt] = ()) -> None:
         """Take back the jobs of workers that are known to be dead, whose leases may have long to run.
 
         ``dead`` maps each to the jobs it was computing; those that only waited there keep their attempts.
         ``left`` are attempts that they had begun: what was stored of one that another worker had taken over
         already is removed."""
         try:
-            for worker_id, begun in dead.items():
-                self._mourn(self._leases.bury(worker_id, begun))
-                self._leases.forget(worker_id)
+            for worker_id, computing in dead.items():
+                self._report_lost(self._reaper.reap_worker(worker_id, computing))
+                self._registry.remove(worker_id)
             for job_id, attempt in left:
                 self._remove_left(job_id, attempt)
         except Unavailable as error:
@@ -140,7 +146,7 @@ class Upkeep:
         self._answered = now
         return now
 
-    def _mourn(self, lost: Iterable[Job]) -> None:
+    def _report_lost(self, lost: Iterable[Job]) -> None:
         for job in lost:
             log.warning("%s was lost with its worker in attempt %d: %s", job.id, job.attempt, job.status)
             self._announce(job)

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from shared.chunks import in_chunks
+from shared.db.named_locks import NamedLocks
 from shared.errors import Unavailable
 from shared.files.retention import Kept
-from shared.jobs.leases import Leases
 from shared.settings import Settings
 from shared.storage.base import Storage
 from shared.webhooks.outbox import Outbox
@@ -34,7 +34,7 @@ class Retention:
         settings: Settings,
         worker_id: str,
         *,
-        leases: Leases,
+        locks: NamedLocks,
         kept: Kept,
         outbox: Outbox,
         storage: Storage,
@@ -43,7 +43,7 @@ class Retention:
         self._keep_uploads = 3600 * settings.keep_uploads_hours
         self._keep_orphans = 3600 * settings.keep_orphans_hours
         self._worker_id = worker_id
-        self._leases = leases
+        self._locks = locks
         self._kept = kept
         self._outbox = outbox
         self._storage = storage
@@ -62,7 +62,7 @@ class Retention:
 
     def round(self) -> None:
         """Do all of it once, unless another worker does. Raises Unavailable."""
-        if not self._leases.try_lock(_LOCK, self._worker_id, 3 * _EVERY):
+        if not self._locks.try_lock(_LOCK, self._worker_id, 3 * _EVERY):
             return
         self._outbox.prune(_KEEP_DELIVERIES)
         self._expire("output", self._kept.expire_outputs, self._keep_outputs)

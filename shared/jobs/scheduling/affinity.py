@@ -19,12 +19,14 @@ OVERTAKE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """Of one queue and priority: how far claims in turn are, and those out of turn since the last of them."""
+class VirtualClock:
+    """How far the claims of one queue and priority have come."""
 
+    #: the virtual time: the greatest start tag that was claimed in turn
     virtual: float = 0.0
+    #: claims out of turn since the last claim in turn
     overtakes: int = 0
-    #: when the first of these was
+    #: the time of the first of these, in seconds since 1970; None where there is none
     since: float | None = None
 
     def allows_overtaking(self, now: float) -> bool:
@@ -33,14 +35,13 @@ class Clock:
             return True
         return self.overtakes < OVERTAKES and now - self.since <= OVERTAKE_SECONDS
 
-    def overtaken(self, now: float) -> Clock:
-        """The clock after a claim out of turn: it does not advance the virtual time, which is that of the
-        order as it should be."""
+    def overtaken(self, now: float) -> VirtualClock:
+        """The clock after a claim out of turn, which does not advance the virtual time."""
         return replace(self, overtakes=self.overtakes + 1, since=now if self.since is None else self.since)
 
-    def in_turn(self, tag: float) -> Clock:
+    def in_turn(self, tag: float) -> VirtualClock:
         """The clock after a claim in turn."""
-        return Clock(virtual=max(self.virtual, tag))
+        return VirtualClock(virtual=max(self.virtual, tag))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,14 @@ class Choice:
     """What to claim, best first, and each priority's clock after it."""
 
     jobs: tuple[Candidate, ...]
-    clocks: dict[int, Clock]
+    clocks: dict[int, VirtualClock]
     #: priorities in which a job was taken out of turn
     overtaken: frozenset[int]
 
 
 def choose(
     candidates: Sequence[Candidate],
-    clocks: dict[int, Clock],
+    clocks: dict[int, VirtualClock],
     resident: Collection[str],
     *,
     limit: int,
@@ -81,7 +82,7 @@ def choose(
     overtaken: set[int] = set()
     while left and len(chosen) < limit:
         head = left[0]
-        clock = after.get(head.priority, Clock())
+        clock = after.get(head.priority, VirtualClock())
         job = head
         if head.model not in loaded and clock.allows_overtaking(now):
             job = _first_resident(left, loaded)

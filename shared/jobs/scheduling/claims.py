@@ -7,19 +7,18 @@ SQLite there is one writer at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
+from shared.db import dialects
 from shared.db.engine import Database
-from shared.db.tables import claimable, clocks, jobs
-from shared.jobs import transitions
-from shared.jobs.scheduling import concurrency_limits
-from shared.jobs.scheduling.affinity import WINDOW, Candidate, Choice, Clock, choose
+from shared.db.tables import claimable, clocks, jobs, not_expired
+from shared.jobs.scheduling.affinity import WINDOW, Candidate, Choice, VirtualClock, choose
+from shared.jobs.scheduling.concurrency_limits import FreeSlots, RunningLimit, park, unlimited
 
 #: looks at the head of a queue before a claim goes short: others may have been faster at all that was there,
 #: or it is all of tenants that are full
@@ -28,46 +27,42 @@ _LOOKS = 4
 _FURTHER = 256
 
 
+#: gives jobs to a worker: of these ids, in order, up to so many that are still queued at this time (seconds
+#: since 1970); returns their rows
+Take = Callable[[Sequence[str], int, float], Sequence[Row[Any]]]
+
+
 def claim(
     database: Database,
     connection: Connection,
     queue: str,
+    take: Take,
     *,
-    worker: str,
     limit: int,
-    lease_seconds: float,
     resident: Collection[str] = (),
-    most: concurrency_limits.Most = concurrency_limits.unlimited,
+    running_limit: RunningLimit = unlimited,
 ) -> list[Row[Any]]:
-    """Take up to ``limit`` jobs of a queue; the rows, in the order in which they were chosen.
+    """Take up to ``limit`` jobs of a queue with ``take``; the rows, in the order in which they were chosen.
 
-    ``resident``: the ids of models that are loaded where the jobs shall run. ``most``: what a tenant may have
-    running. A job past its ``expires_at`` is never taken."""
+    ``resident``: the ids of models that are loaded where the jobs shall run. ``running_limit``: how
+    many jobs a tenant may have running. A job past its ``expires_at`` is never taken."""
     taken: list[Row[Any]] = []
-    places = concurrency_limits.Places(database, connection, most)
+    slots = FreeSlots(database, connection, running_limit)
     size = WINDOW + limit
     for _ in range(_LOOKS):
         missing = limit - len(taken)
         head = _Head(database, connection, queue, size)
-        if places.count_for(head.candidates):
+        if slots.count_for(head.candidates):
             head = _Head(database, connection, queue, size)
-        candidates, beyond = places.sift(head.candidates)
+        candidates, beyond = slots.split(head.candidates)
         if candidates:
             choice = head.choose(candidates, resident, missing)
             rank = {job.id: place for place, job in enumerate(choice.jobs)}
             order = [*rank, *(job.id for job in candidates if job.id not in rank)]
-            rows = transitions.claim(
-                database,
-                connection,
-                order,
-                limit=missing,
-                now=head.now,
-                worker=worker,
-                lease_until=head.now + lease_seconds,
-            )
-            places.take(rows)
+            rows = take(order, missing, head.now)
+            slots.take(rows)
             taken += sorted(rows, key=lambda row: order.index(row.id))
-        concurrency_limits.put_aside(database, connection, beyond)
+        park(database, connection, beyond)
         if len(taken) == limit or not head.is_full:
             break
         size = _FURTHER if beyond else WINDOW + limit - len(taken)
@@ -122,8 +117,12 @@ class _Head:
         return moved
 
 
-def _clock(row: Row[Any]) -> Clock:
-    return Clock() if row.virtual is None else Clock(row.virtual, row.overtakes, row.overtaken_since)
+def _clock(row: Row[Any]) -> VirtualClock:
+    return (
+        VirtualClock()
+        if row.virtual is None
+        else VirtualClock(row.virtual, row.overtakes, row.overtaken_since)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -146,7 +145,7 @@ def _window(size: int) -> sa.Executable:
                 clocks, sa.and_(clocks.c.queue == jobs.c.queue, clocks.c.priority == jobs.c.priority)
             )
         )
-        .where(jobs.c.queue == sa.bindparam("queue"), claimable, transitions.not_expired())
+        .where(jobs.c.queue == sa.bindparam("queue"), claimable, not_expired())
         .order_by(jobs.c.priority.desc(), jobs.c.tag, jobs.c.id)
         .limit(sa.literal_column(str(size)))
     )
@@ -154,19 +153,17 @@ def _window(size: int) -> sa.Executable:
 
 @lru_cache(maxsize=8)
 def _move_clock(dialect: str, *, exact: bool) -> sa.Executable:
+    """Move the clock of a queue and a priority forward, unless another transaction has locked it."""
     here = [clocks.c.queue == sa.bindparam("the_queue"), clocks.c.priority == sa.bindparam("the_priority")]
     if exact:
         here += [
             clocks.c.virtual == sa.bindparam("seen_virtual"),
             clocks.c.overtakes == sa.bindparam("seen_overtakes"),
         ]
-    if dialect == "postgresql":
-        free = sa.select(clocks.c.priority).where(*here).with_for_update(skip_locked=True)
-        here = [here[0], clocks.c.priority == sa.any_(sa.func.array(free.scalar_subquery()))]
     virtual: sa.BindParameter[float] = sa.bindparam("new_virtual", type_=sa.Double)
     return (
         sa.update(clocks)
-        .where(*here)
+        .where(here[0], dialects.only_unlocked(dialect, clocks.c.priority, *here))
         .values(
             virtual=sa.case((clocks.c.virtual > virtual, clocks.c.virtual), else_=virtual),
             overtakes=sa.bindparam("new_overtakes"),
@@ -177,10 +174,10 @@ def _move_clock(dialect: str, *, exact: bool) -> sa.Executable:
 
 @lru_cache(maxsize=2)
 def _new_clock(dialect: str) -> sa.Executable:
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    """Insert the clock of a queue and a priority, and return its queue, unless another transaction has
+    inserted it: not every driver tells the number of rows that an INSERT made."""
     given: dict[str, Any] = {name: sa.bindparam(name) for name in ("virtual", "overtakes", "overtaken_since")}
     here: dict[str, Any] = {"queue": sa.bindparam("the_queue"), "priority": sa.bindparam("the_priority")}
-    # a rowcount of an insert is not told by every driver
-    new = insert(clocks).values(here | given).on_conflict_do_nothing()
+    new = dialects.insert(dialect, clocks).values(here | given).on_conflict_do_nothing()
     returning: sa.Executable = new.returning(clocks.c.queue)
     return returning

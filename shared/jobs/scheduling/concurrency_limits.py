@@ -1,10 +1,10 @@
 """How many jobs of a tenant run at once: never more than its limit, whoever claims.
 
-A claim counts what runs for a tenant that has a limit, while nobody else can claim for that tenant. Its jobs
-beyond the limit that the claim comes upon are set *aside*: they leave the index that claims read. So a deep
-backlog of a tenant that is full costs each of its jobs one write, once, and others' claims no long way past
-it. When a job of the tenant ends, the best of its jobs are let in again, as many as may run; they have kept
-their tags, so they come before what was queued after them.
+A claim counts what runs for a tenant that has a limit, while nobody else can claim for that tenant. The jobs
+beyond the limit that the claim comes upon are *parked* (the column ``aside``): they leave the index that
+claims read. So a deep backlog of a tenant that is at its limit costs each of its jobs one write, once, and
+claims of other tenants' jobs do not read past it. When a job of the tenant ends, the best of its jobs are
+unparked, as many as may run; they have kept their start tags, so they come before what was queued after them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shared.db import advisory_locks
+from shared.db import advisory_locks, dialects
 from shared.db.engine import Database
-from shared.db.tables import jobs, set_aside, status_in, waiting
+from shared.db.tables import jobs, parked, status_in, waiting
 from shared.jobs.scheduling.affinity import Candidate
-from shared.jobs.scheduling.depths import each
+from shared.jobs.scheduling.depths import distinct
 from shared.states import Status
 
-#: the most jobs of a tenant that may run at once, 0 for any number
-Most = Callable[[str], int]
+#: the most jobs of a tenant that may run at once, 0 for any number; raises Unavailable
+RunningLimit = Callable[[str], int]
 
-#: jobs of a queue that are let in at once for a tenant that has no limit any more
-_LET_IN = 1000
+#: jobs of a queue that are unparked at once for a tenant that has no limit any more
+_MAX_UNPARKED = 1000
 
 
 def unlimited(_tenant: str) -> int:
@@ -35,21 +35,21 @@ def unlimited(_tenant: str) -> int:
     return 0
 
 
-class Places:
-    """What tenants may still run, in the transaction of one claim."""
+class FreeSlots:
+    """How many more jobs tenants may run, in the transaction of one claim."""
 
-    def __init__(self, database: Database, connection: Connection, most: Most) -> None:
-        self._database, self._connection, self._most = database, connection, most
+    def __init__(self, database: Database, connection: Connection, limit: RunningLimit) -> None:
+        self._database, self._connection, self._limit = database, connection, limit
         self._left: dict[str, int] = {}
         self._has_locked = False
 
     def count_for(self, candidates: Sequence[Candidate]) -> bool:
-        """Find out how many more may run of the tenants of these; whether that may have taken a while, so
-        that others have claimed some of these.
+        """Count for the tenants of these candidates what else they may run. True where that may have taken
+        long, so that other workers have claimed some of the candidates.
 
-        The first time it waits for others, who hold no locks that this claim could have. Later on it may
-        have some, and leaves out the tenants for whom others claim at this moment."""
-        tenants = {tenant for one in candidates if self._most(tenant := one.tenant)} - self._left.keys()
+        The first time it waits for other claims, which hold no locks that this one could have. Later it may
+        hold some, and leaves out the tenants for whom another claim counts at this moment."""
+        tenants = {tenant for one in candidates if self._limit(tenant := one.tenant)} - self._left.keys()
         if not tenants:
             return False
         if self._has_locked:
@@ -58,17 +58,17 @@ class Places:
             advisory_locks.wait(self._database, self._connection, "run", tenants)
         self._has_locked = True
         runs = _running(self._connection, tenants)
-        self._left |= {tenant: self._most(tenant) - runs.get(tenant, 0) for tenant in tenants}
+        self._left |= {tenant: self._limit(tenant) - runs.get(tenant, 0) for tenant in tenants}
         return self._database.is_server
 
-    def sift(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
-        """Those that may be claimed, all of them, and the ids of those beyond their tenant's limit; without
-        those of tenants that were not counted."""
+    def split(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
+        """The candidates that may be claimed, all of them, and the ids of those beyond their tenant's limit;
+        without those of tenants that were not counted."""
         left: dict[str, int] = dict(self._left)
         free, beyond = [], []
         for one in candidates:
             if one.tenant not in left:
-                if not self._most(one.tenant):
+                if not self._limit(one.tenant):
                     free.append(one)
                 continue
             if left[one.tenant] > 0:
@@ -78,57 +78,58 @@ class Places:
             left[one.tenant] -= 1
         return free, beyond
 
-    def take(self, rows: Iterable[Row[Any]]) -> None:
-        """These were claimed."""
-        for row in rows:
+    def take(self, claimed: Iterable[Row[Any]]) -> None:
+        """Count the rows that were claimed."""
+        for row in claimed:
             if row.tenant in self._left:
                 self._left[row.tenant] -= 1
 
 
-def put_aside(database: Database, connection: Connection, ids: Collection[str]) -> None:
-    """Take these jobs out of the way of claims."""
+def park(database: Database, connection: Connection, ids: Collection[str]) -> None:
+    """Take these queued jobs out of the index that claims read."""
     if ids:
-        _move(database, connection, ids, aside=True)
+        _set_parked(database, connection, ids, value=True)
 
 
-class Caps:
-    """Lets the jobs that were set aside in again."""
+class ConcurrencyLimits:
+    """Unparks jobs. Every method makes transactions of its own, and raises Unavailable."""
 
-    def __init__(self, database: Database, most: Most = unlimited) -> None:
-        self._database, self._most = database, most
+    def __init__(self, database: Database, limit: RunningLimit = unlimited) -> None:
+        self._database, self._limit = database, limit
 
-    def after_one_of(self, tenant: str) -> Counter[str]:
-        """A job of the tenant has ended: let in as many as may run now; how many, by queue."""
-        return self._let_in(tenant) if self._most(tenant) else Counter()
+    def unpark(self, tenant: str) -> Counter[str]:
+        """A job of the tenant has ended: unpark as many of its jobs as may run now; how many, by queue."""
+        return self._unpark(tenant) if self._limit(tenant) else Counter()
 
-    def of_all(self) -> Counter[str]:
-        """The same for every tenant, also where a limit has changed, or whoever ended a job died of it."""
+    def unpark_all(self) -> Counter[str]:
+        """Unpark for every tenant, also where its limit has changed or the process that ended a job died
+        before ``unpark``."""
         with self._database.read() as connection:
-            tenants = each(connection, jobs.c.tenant, set_aside)
+            tenants = distinct(connection, jobs.c.tenant, parked)
             runs = _running(connection, tenants)
-        let_in: Counter[str] = Counter()
+        unparked: Counter[str] = Counter()
         for tenant in tenants:
-            if not (most := self._most(tenant)) or runs.get(tenant, 0) < most:
-                let_in += self._let_in(tenant)
-        return let_in
+            if not (limit := self._limit(tenant)) or runs.get(tenant, 0) < limit:
+                unparked += self._unpark(tenant)
+        return unparked
 
-    def _let_in(self, tenant: str) -> Counter[str]:
-        let_in: Counter[str] = Counter()
+    def _unpark(self, tenant: str) -> Counter[str]:
+        unparked: Counter[str] = Counter()
         with self._database.write(durable=False) as connection:
             advisory_locks.wait(self._database, connection, "run", [tenant])
-            queues = each(connection, jobs.c.queue, set_aside, jobs.c.tenant == tenant)
-            places = _LET_IN
-            if queues and (most := self._most(tenant)):
-                places = min(most - _running(connection, [tenant]).get(tenant, 0), _LET_IN)
-            for queue in queues if places > 0 else ():
-                best = connection.execute(_best(places), {"the_tenant": tenant, "the_queue": queue})
+            queues = distinct(connection, jobs.c.queue, parked, jobs.c.tenant == tenant)
+            slots = _MAX_UNPARKED
+            if queues and (limit := self._limit(tenant)):
+                slots = min(limit - _running(connection, [tenant]).get(tenant, 0), _MAX_UNPARKED)
+            for queue in queues if slots > 0 else ():
+                best = connection.execute(_best(slots), {"the_tenant": tenant, "the_queue": queue})
                 if ids := [row.id for row in best if row.aside]:
-                    let_in[queue] = _move(self._database, connection, ids, aside=False)
-        return let_in
+                    unparked[queue] = _set_parked(self._database, connection, ids, value=False)
+        return unparked
 
 
 def _running(connection: Connection, tenants: Collection[str]) -> dict[str, int]:
-    """How many jobs of each run; those without any are left out."""
+    """How many jobs of each tenant run; tenants without any are left out."""
     if not tenants:
         return {}
     query = sa.select(jobs.c.tenant, sa.func.count()).where(
@@ -138,7 +139,7 @@ def _running(connection: Connection, tenants: Collection[str]) -> dict[str, int]
 
 
 def _best(count: int) -> sa.Executable:
-    """The first jobs of a tenant in a queue, whether they are aside or not."""
+    """The first queued jobs of a tenant in a queue, parked or not."""
     return (
         sa.select(jobs.c.id, jobs.c.aside)
         .where(waiting, status_in(Status.QUEUED))
@@ -148,11 +149,9 @@ def _best(count: int) -> sa.Executable:
     )
 
 
-def _move(database: Database, connection: Connection, ids: Collection[str], *, aside: bool) -> int:
-    """Set jobs aside, or let them in; how many were moved. Who writes one at this moment is not waited for:
-    a claim, or a cancellation, and then it does not matter any more."""
-    which = [jobs.c.id.in_(ids), status_in(Status.QUEUED)]
-    if database.dialect == "postgresql":
-        free = sa.select(jobs.c.id).where(*which).with_for_update(skip_locked=True)
-        which[0] = jobs.c.id == sa.any_(sa.func.array(free.scalar_subquery()))
-    return connection.execute(sa.update(jobs).where(*which).values(aside=aside)).rowcount
+def _set_parked(database: Database, connection: Connection, ids: Collection[str], *, value: bool) -> int:
+    """Park or unpark queued jobs; how many were changed. A job that another transaction writes to at this
+    moment is left: it is being claimed or canceled, and then it does not matter any more."""
+    queued = status_in(Status.QUEUED)
+    these = dialects.only_unlocked(database.dialect, jobs.c.id, jobs.c.id.in_(ids), queued)
+    return connection.execute(sa.update(jobs).where(these, queued).values(aside=value)).rowcount

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shared.db.tables import claimable, jobs, set_aside
-from shared.jobs.entities import QueueDepth
+from shared.db.tables import claimable, jobs, parked
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many jobs of a queue wait: those that a worker may take now, and, counted apart, the parked ones,
+    whose tenant runs as many jobs as it may."""
+
+    queue: str
+    queued: int
+    #: seconds since the oldest of the ``queued`` jobs was queued; None where there is none
+    oldest_seconds: float | None
+    held_back: int
 
 
 def depths(connection: Connection, now: float) -> list[QueueDepth]:
     """The queues that have jobs waiting, by name. Takes as long as there are such jobs."""
     oldest = sa.func.min(jobs.c.queued_at)
     ready = sa.select(jobs.c.queue, sa.func.count(), oldest).where(claimable).group_by(jobs.c.queue)
-    held = sa.select(jobs.c.queue, sa.func.count()).where(set_aside).group_by(jobs.c.queue)
+    held = sa.select(jobs.c.queue, sa.func.count()).where(parked).group_by(jobs.c.queue)
     found = {queue: (count, max(0.0, now - since)) for queue, count, since in connection.execute(ready)}
     held_back: dict[str, int] = dict(iter(connection.execute(held)))
     return [
@@ -29,11 +41,11 @@ def ready(connection: Connection, most: int) -> dict[str, int]:
     without any are left out."""
     return {
         queue: connection.execute(_some(), {"queue": queue, "most": most}).scalar_one()
-        for queue in each(connection, jobs.c.queue, claimable)
+        for queue in distinct(connection, jobs.c.queue, claimable)
     }
 
 
-def each(connection: Connection, column: sa.Column[str], *where: sa.ColumnElement[bool]) -> list[str]:
+def distinct(connection: Connection, column: sa.Column[str], *where: sa.ColumnElement[bool]) -> list[str]:
     """The different values of a column among some jobs, in order: a step of an index for each."""
     least = sa.select(sa.func.min(column)).where(*where, column > sa.bindparam("last"))
     found: list[str] = []

@@ -22,9 +22,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
+from shared.db import dialects
 from shared.db.tables import clocks, jobs, shares, tenants
 
 #: written into the text of a statement, not bound to it
@@ -39,7 +39,7 @@ class Lane(NamedTuple):
     tenant: str
 
 
-class Shares:
+class FairQueue:
     """Gives tags, in the transaction that queues the jobs. The weights are those in ``tenants``, else 1."""
 
     def __init__(self, dialect: str) -> None:
@@ -106,8 +106,7 @@ def _charge(dialect: str, lanes: int) -> str:
         }
         for number in range(lanes)
     ]
-    spoken, style = (postgresql, "pyformat") if dialect == "postgresql" else (sqlite, "named")
-    insert = spoken.insert(shares).values(rows)
+    insert = dialects.insert(dialect, shares).values(rows)
     # as text: within an insert, SQLAlchemy would take the columns of ``shares`` for a second table to read
     there = [clocks.c[name] == sa.literal_column(f"shares.{name}") for name in ("queue", "priority")]
     lead = shares.c.finish - _or_zero(virtual.where(*there))
@@ -115,7 +114,7 @@ def _charge(dialect: str, lanes: int) -> str:
     further = insert.excluded.finish + sa.case((lead > _ZERO, lead), else_=_ZERO)
     moved = insert.on_conflict_do_update(index_elements=list(Lane._fields), set_={"finish": further})
     weight = _weight(sa.literal_column("shares.tenant")).label("weight")
-    return str(moved.returning(*shares.c, weight).compile(dialect=spoken.dialect(paramstyle=style)))
+    return dialects.driver_text(dialect, moved.returning(*shares.c, weight))
 
 
 def _or_zero(query: sa.Select[Any]) -> sa.ColumnElement[float]:

@@ -9,24 +9,37 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.db.tables import claimable, jobs
-from shared.jobs.entities import Job
 
 Place = tuple[float, str]
 
 
-def positions(connection: Connection, queued: Sequence[Job], *, most: int) -> list[int | None]:
+class QueuedJob(NamedTuple):
+    """A queued job and what its place in the queue follows from; ``tag`` is its start tag."""
+
+    id: str
+    queue: str
+    priority: int
+    tag: float
+
+    @property
+    def place(self) -> Place:
+        """Its order among the jobs of its queue and priority."""
+        return self.tag, self.id
+
+
+def positions(connection: Connection, queued: Sequence[QueuedJob], *, most: int) -> list[int | None]:
     """For each of these queued jobs how many are claimed before it, 0 for the next; None: more than ``most``.
 
     Each queue and priority among them is counted once, and read from the first of its jobs to the last."""
     found: dict[str, int | None] = {}
     for queue, priority in dict.fromkeys((job.queue, job.priority) for job in queued):
-        places = sorted(_place(job) for job in queued if (job.queue, job.priority) == (queue, priority))
+        places = sorted(job.place for job in queued if (job.queue, job.priority) == (queue, priority))
         found |= _of_one_lane(connection, queue, priority, places, most)
     return [found[job.id] for job in queued]
 
@@ -47,12 +60,6 @@ def _of_one_lane(
         # what was not read to its end says nothing of those behind
         found[place[1]] = None if count > most or (place != first and before >= most) else count
     return found
-
-
-def _place(job: Job) -> Place:
-    if job.tag is None:
-        raise TypeError(f"{job.id} is not queued: it has no place among others")
-    return job.tag, job.id
 
 
 _here = (jobs.c.queue == sa.bindparam("queue"), claimable)
