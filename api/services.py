@@ -16,7 +16,7 @@ from api.usecases.job_watcher import Follower
 from shared.accounts.keys import KeyStore
 from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
-from shared.catalog.models import owned
+from shared.catalog.entries.model import owned
 from shared.db.engine import Database
 from shared.db.group_commit import GroupCommit
 from shared.errors import QanvasError, Unavailable

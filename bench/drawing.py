@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shared.catalog import builtin
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from tests.kiln.studio import Quiet
 from worker.engines.contract.engine import Device, Work
 from worker.engines.diffusion.engine import DiffusionEngine

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.drawing import Drawing, starter_image
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from tests.engines import pipelines
 from worker.kiln.devices import find_device
 

@@ -6,7 +6,7 @@ from flask import Response
 
 from api.http.operations import Answer, Call, Group
 from api.native import schemas, serialization
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import NotFound
 
 group = Group("models")

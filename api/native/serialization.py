@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.files.store import FileRecord
 from shared.jobs.attempts import Attempt
 from shared.jobs.references import with_references

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from shared.catalog.entries.family import Family, Starter
+from shared.catalog.entries.model import Builtin, Model
+from shared.catalog.entries.model import Starter as StarterFolder
 from shared.catalog.families import families
-from shared.catalog.families.family import Family, Starter
-from shared.catalog.models import Builtin, Model
-from shared.catalog.models import Starter as StarterFolder
 from shared.schema.specialise import specialise_all
 
 #: in a starter's folder, what its weights fix: ``inputs`` (as ``specialise_all`` takes it),

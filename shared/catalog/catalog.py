@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.catalog import builtin, operator_file
+from shared.catalog.entries.family import BASE_MODEL
+from shared.catalog.entries.model import Folder, Model
+from shared.catalog.entries.serialization import from_entry
 from shared.catalog.families import trainings
-from shared.catalog.families.family import BASE_MODEL
-from shared.catalog.models import Folder, Model
-from shared.catalog.serialization import from_entry
 from shared.catalog.trained import TrainedModelRow, TrainedModels
 from shared.db.engine import Database
 from shared.errors import ConfigurationError, FieldError, InvalidInput, NotFound

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from shared.catalog.families.family import HubFiles
-from shared.catalog.models import Hub
+from shared.catalog.entries.family import HubFiles
+from shared.catalog.entries.model import Hub
 from shared.catalog.weights import only_pickled, refused
 from shared.errors import ModelUnavailable
 

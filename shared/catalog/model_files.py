@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.catalog.builtin import starter_folder
+from shared.catalog.entries.model import Builtin, Folder, Hub, Model, Starter, Stored
 from shared.catalog.families import hub_files
 from shared.catalog.hub import OnProgress, download
-from shared.catalog.models import Builtin, Folder, Hub, Model, Starter, Stored
 from shared.catalog.weights import check_weights
 from shared.errors import ModelUnavailable, NotFound
 from shared.settings import Settings

@@ -28,9 +28,9 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator, ValidationError
 
 from shared.catalog import families
-from shared.catalog.families.family import Family, Schemas
-from shared.catalog.models import Model
-from shared.catalog.sources import HAS_SOURCE, SOURCE, TEXT, source
+from shared.catalog.entries.family import Family, Schemas
+from shared.catalog.entries.model import Model
+from shared.catalog.entries.sources import HAS_SOURCE, SOURCE, TEXT, source
 from shared.errors import ConfigurationError, FieldError, InvalidInput
 from shared.schema import marks
 from shared.schema.input_check import InputCheck

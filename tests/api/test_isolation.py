@@ -14,8 +14,8 @@ from api.app import create_app, operations
 from api.http.operations import Operation
 from api.services import Services
 from shared.accounts.keys import SCOPES, Scope
-from shared.catalog.models import Model, Stored
-from shared.catalog.serialization import to_entry
+from shared.catalog.entries.model import Model, Stored
+from shared.catalog.entries.serialization import to_entry
 from shared.jobs.entities import NewModel
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, png

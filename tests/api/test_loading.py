@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from api.services import Services
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.jobs.entities import Job
 from tests.api.helpers import Api, Hand
 from tests.servers import wait_until

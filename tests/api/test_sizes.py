@@ -8,8 +8,8 @@ import pytest
 
 from api.services import Services
 from api.usecases.size_limits import MOST_INPUT, MOST_METADATA
-from shared.catalog.models import Model, Stored
-from shared.catalog.serialization import to_entry
+from shared.catalog.entries.model import Model, Stored
+from shared.catalog.entries.serialization import to_entry
 from shared.errors import JobError
 from shared.jobs.entities import NewJob, NewModel
 from shared.jobs.sizes import MAX_PAGE_BYTES

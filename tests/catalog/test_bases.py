@@ -10,8 +10,8 @@ import pytest
 
 from shared.catalog import tasks
 from shared.catalog.catalog import Catalog
+from shared.catalog.entries.model import Stored
 from shared.catalog.families.diffusion.base_models import PARTS
-from shared.catalog.models import Stored
 from shared.db.engine import Database
 from shared.errors import InvalidInput
 from shared.schema.input_check import InputCheck

@@ -11,8 +11,8 @@ import pytest
 
 from shared.catalog import tasks
 from shared.catalog.catalog import Catalog
-from shared.catalog.models import Builtin, Model, Stored
-from shared.catalog.serialization import from_entry, to_entry
+from shared.catalog.entries.model import Builtin, Model, Stored
+from shared.catalog.entries.serialization import from_entry, to_entry
 from shared.db.engine import Database
 from shared.errors import ConfigurationError, InvalidInput, NotFound
 from shared.jobs.entities import Finish, NewJob, NewModel, Succeeded

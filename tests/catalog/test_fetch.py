@@ -15,11 +15,11 @@ import pytest
 
 from shared.catalog import model_files
 from shared.catalog.builtin import starter_folder, starters
+from shared.catalog.entries.family import HubFiles
+from shared.catalog.entries.model import Builtin, Folder, Hub, Model, Source, Starter, Stored
 from shared.catalog.families.diffusion import FAMILY as DIFFUSION
-from shared.catalog.families.family import HubFiles
 from shared.catalog.hub import download
 from shared.catalog.model_files import materialise
-from shared.catalog.models import Builtin, Folder, Hub, Model, Source, Starter, Stored
 from shared.catalog.weights import PICKLED, check_weights
 from shared.errors import ModelUnavailable
 from shared.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.catalog import operator_file
-from shared.catalog.models import Folder, Hub, Model
+from shared.catalog.entries.model import Folder, Hub, Model
 from shared.errors import ConfigurationError, InvalidInput
 from shared.schema.input_check import InputCheck
 

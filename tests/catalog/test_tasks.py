@@ -9,8 +9,8 @@ import pytest
 
 from shared.catalog import operator_file, tasks
 from shared.catalog.catalog import Catalog
-from shared.catalog.models import Folder, Hub, Model, Stored
-from shared.catalog.serialization import from_entry, to_entry
+from shared.catalog.entries.model import Folder, Hub, Model, Stored
+from shared.catalog.entries.serialization import from_entry, to_entry
 from shared.db.engine import Database
 from shared.errors import ConfigurationError, InvalidInput
 from shared.settings import Settings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from tests.engines import pipelines, test_tasks
 from tests.engines.test_arrange import Loaded, channels_are_last
 from tests.engines.test_tasks import SIZE, difference, pixels

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from shared.errors import JobError, ModelUnavailable
 from tests.engines import pipelines
 from tests.engines.contexts import Recorder

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import starters
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from shared.errors import InvalidInput, ModelUnavailable
 from tests.engines.contexts import Recorder
 from worker.engines.contract.engine import Device, Image, Stopped, Work

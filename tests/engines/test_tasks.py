@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from shared.errors import JobError, ModelUnavailable
 from tests.engines import additions, pipelines
 from tests.engines.contexts import Recorder

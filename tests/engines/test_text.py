@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import starters
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from shared.errors import InvalidInput, ModelUnavailable
 from tests.engines.contexts import Recorder
 from worker.engines.contract.engine import Device, Stopped, Work

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shared.catalog.models import Builtin, Model
+from shared.catalog.entries.model import Builtin, Model
 from shared.errors import InvalidInput
 from tests.engines.contexts import Recorder
 from tests.engines.training import train

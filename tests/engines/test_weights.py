@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from shared.errors import ModelUnavailable
 from tests.engines import pipelines
 from tests.engines.additions import save_controlnet, save_lora

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from shared.catalog.models import Builtin, Model
+from shared.catalog.entries.model import Builtin, Model
 from worker.engines.contract.engine import Context, Device, Engine, Progress, Result, Work
 from worker.kiln.kiln import Kiln
 from worker.kiln.kiln_job import Firing, Order, Outcome

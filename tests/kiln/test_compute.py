@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import OutOfMemory
 from tests.engines import pipelines
 from tests.engines.test_tasks import load

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.catalog.models import Builtin, Model
+from shared.catalog.entries.model import Builtin, Model
 from shared.errors import JobError, OutOfMemory, QanvasError
 from worker.engines.contract.engine import (
     Context,

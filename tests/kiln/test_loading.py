@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from tests.kiln.studio import Studio
 from tests.kiln.test_sharing import drawing, picture
 from worker.engines.contract.engine import Context, Device, Result, Stopped, StopReason, Work

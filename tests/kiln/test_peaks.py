@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from tests.kiln.studio import Studio
 from worker.engines.contract.engine import Call, Context, Device, Result, Work
 from worker.kiln.cost_profile import Profiles

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from tests.engines.contexts import Recorder
 from tests.kiln.studio import Studio
 from tests.kiln.zoo import ZOO, Species

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from tests.engines import pipelines
 from tests.engines.test_tasks import Pixels
 from tests.kiln.studio import Studio

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import starters
-from shared.catalog.models import Folder, Model
+from shared.catalog.entries.model import Folder, Model
 from tests.engines.contexts import Recorder
 from worker.engines.contract.engine import Device, Work
 from worker.engines.text.engine import Loaded, TextEngine

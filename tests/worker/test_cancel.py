@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from shared.catalog.entries.model import Builtin, Model
 from shared.catalog.hub import OnProgress
-from shared.catalog.models import Builtin, Model
 from shared.db.engine import Database
 from shared.jobs.workers import Worker
 from shared.messaging.events import STOP

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.catalog.catalog import Catalog
+from shared.catalog.entries.model import Hub, Model
 from shared.catalog.model_files import materialise
-from shared.catalog.models import Hub, Model
 from shared.errors import JobError, ModelUnavailable, NotFound
 from shared.files.media_types import decode_data_uri
 from shared.files.store import FileStore

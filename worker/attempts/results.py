@@ -6,8 +6,8 @@ import mimetypes
 from collections.abc import Sequence
 
 from shared.catalog import families
-from shared.catalog.models import Model, Stored
-from shared.catalog.serialization import to_entry
+from shared.catalog.entries.model import Model, Stored
+from shared.catalog.entries.serialization import to_entry
 from shared.errors import JobError
 from shared.jobs.entities import Job, NewModel, NewOutput, Succeeded
 from shared.json_text import json_bytes

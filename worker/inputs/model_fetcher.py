@@ -8,8 +8,8 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from pathlib import Path
 
+from shared.catalog.entries.model import Model
 from shared.catalog.hub import OnProgress
-from shared.catalog.models import Model
 from shared.errors import ModelUnavailable
 from worker.engines.contract.engine import Progress
 from worker.health.watchdog import Busy

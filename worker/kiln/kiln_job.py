@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from worker.engines.contract.engine import (
     Call,
     Engine,

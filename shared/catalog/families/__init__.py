@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from shared.catalog.entries.family import Family, HubFiles, Task, Training
 from shared.catalog.families import fake, gan, language
 from shared.catalog.families.diffusion import FAMILY as DIFFUSION
-from shared.catalog.families.family import Family, HubFiles, Task, Training
 from shared.errors import ConfigurationError
 
 GROUP = "qanvas.families"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.catalog.families.family import JSON, Family, Starter, Task, Training
+from shared.catalog.entries.family import JSON, Family, Starter, Task, Training
 
 FAMILY = Family(
     name="language",

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from worker.engines.contract.datasets import Wanted
 
 Value = TypeVar("Value")

@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import JobError, ModelUnavailable
 from worker.engines.batching.patches import install, taking_part
 from worker.engines.contract.engine import (

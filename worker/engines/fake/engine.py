@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import JobError, OutOfMemory
 from worker.engines.contract.engine import (
     Call,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import InvalidInput, ModelUnavailable
 from worker.engines.contract.engine import Context, Device, Image, Progress, Result, Work
 from worker.engines.gan.networks import Generator, Shape

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.catalog import tasks
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import InvalidInput
 from shared.schema.specialise import specialise
 from worker.engines.contract.datasets import PicturesWanted

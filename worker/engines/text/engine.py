@@ -23,7 +23,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import InvalidInput, ModelUnavailable
 from worker.engines.contract.engine import Context, Device, Progress, Result, Work
 from worker.engines.memory import memory_errors, module_bytes

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from shared.catalog import tasks
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 from shared.errors import InvalidInput
 from worker.engines.contract.datasets import Bpe, TextWanted
 from worker.engines.contract.engine import Context, Device, File, Progress, Result, TrainedModel, Work

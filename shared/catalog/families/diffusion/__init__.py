@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from shared.catalog.entries.family import JSON, Family, HubFiles, Starter, Task, Training
 from shared.catalog.families.diffusion import base_models
 from shared.catalog.families.diffusion.additions import KEYS, extend
-from shared.catalog.families.family import JSON, Family, HubFiles, Starter, Task, Training
 
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 _PICTURE = Task("diffusion", "image/png")

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from shared.catalog.sources import EXPECTS, HAS_SOURCE, SOURCE
+from shared.catalog.entries.sources import EXPECTS, HAS_SOURCE, SOURCE
 from shared.catalog.tasks import read
 from shared.errors import InvalidInput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from shared.catalog.models import Folder, Hub, Model
+from shared.catalog.entries.model import Folder, Hub, Model
 
 #: the class of each part of a model that the trainer writes
 PARTS = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 
-from shared.catalog.families.family import Family
-from shared.catalog.models import Builtin, Model
+from shared.catalog.entries.family import Family
+from shared.catalog.entries.model import Builtin, Model
 from shared.catalog.tasks import read
 
 

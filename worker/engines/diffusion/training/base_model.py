@@ -17,8 +17,8 @@ from jsonschema_rs import Draft202012Validator
 from safetensors.torch import load_file
 
 from shared.catalog import tasks
+from shared.catalog.entries.family import BASE_MODEL
 from shared.catalog.families.diffusion.base_models import fault, unlike
-from shared.catalog.families.family import BASE_MODEL
 from shared.errors import InvalidInput
 from worker.engines.diffusion.training import networks as nets
 from worker.engines.diffusion.training.networks import Net

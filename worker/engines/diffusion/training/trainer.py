@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shared.catalog.entries.model import Model
 from shared.catalog.families.diffusion import FAMILY
-from shared.catalog.models import Model
 from shared.schema.specialise import specialise_all
 from worker.engines.batching.patches import install, taking_part
 from worker.engines.contract.datasets import PicturesWanted

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.catalog.models import Folder, Hub, Source
+from shared.catalog.entries.model import Folder, Hub, Source
 
 TEXT = {"type": "string", "minLength": 1}
 #: JSON Schema of each key

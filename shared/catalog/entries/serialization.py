@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shared.catalog.models import Model, Stored
+from shared.catalog.entries.model import Model, Stored
 
 
 def to_entry(model: Model) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.catalog import tasks
-from shared.catalog.models import Model
+from shared.catalog.entries.model import Model
 
 JSON = "application/json"
 #: where a training names the model that it goes on from, when its input is checked by itself

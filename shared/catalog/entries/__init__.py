@@ -1,0 +1,1 @@
+"""What a family and a model of the catalog declare: their entries, and where files come from."""
