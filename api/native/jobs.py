@@ -21,6 +21,7 @@ from api.usecases.long_poll import (
 )
 from api.usecases.submit import retry, submit, submit_all
 from shared.errors import InvalidInput, NotFound, Unavailable
+from shared.files.media_types import HEAD, sniff
 from shared.ids import is_id
 from shared.jobs import completion
 from shared.jobs.entities import Job
@@ -206,7 +207,8 @@ def get_preview(call: Call, id: str) -> Response:
     job = own_job(call, id)
     if (image := call.services.events.preview(job.id)) is None:
         raise NotFound("preview of job", id)
-    return Response(image, mimetype="image/png", headers={"Cache-Control": "private, no-store"})
+    media_type, _ = sniff(image[:HEAD])
+    return Response(image, mimetype=media_type, headers={"Cache-Control": "private, no-store"})
 
 
 @group.operation(

@@ -59,8 +59,8 @@ class NewOutput:
     bytes: int
     sha256: str
     key: str
-    width: int | None = None
-    height: int | None = None
+    #: what its medium has to say of itself, as ``width`` and ``height`` of a picture in pixels
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

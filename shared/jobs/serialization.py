@@ -77,7 +77,8 @@ def output(record: Output) -> dict[str, Any]:
         "media_type": record.media_type,
         "bytes": record.bytes,
         "sha256": record.sha256,
-        "width": record.width,
-        "height": record.height,
+        "width": None,
+        "height": None,
+        **record.facts,
         "url": f"/v1/outputs/{record.id}",
     }

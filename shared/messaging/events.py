@@ -141,7 +141,7 @@ class Events:
         """Tell those who watch a job. Never blocks; dropped where Redis is away, and where a later
         ``speaker`` was heard already.
 
-        ``preview`` are the bytes of a PNG, kept as the job's latest preview."""
+        ``preview`` are the bytes of a picture file, kept as the job's latest preview."""
         if type == "progress" and self._outbox.qsize() > _BACKLOG:
             return
         self._put(_Outgoing(job_id, type, data, preview, speaker))
@@ -182,7 +182,7 @@ class Events:
         return {job_id: json.loads(text) for job_id, text in zip(job_ids, found, strict=True) if text}
 
     def preview(self, job_id: str) -> bytes | None:
-        """The latest preview as PNG, or None. Raises Unavailable."""
+        """The latest preview as the bytes of a picture file, or None. Raises Unavailable."""
         with _answering():
             found = self._redis.get(_preview(job_id))
         return found if isinstance(found, bytes) else None

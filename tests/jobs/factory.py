@@ -43,6 +43,5 @@ def new_output(index: int = 0) -> NewOutput:
         bytes=10,
         sha256="0" * 64,
         key=f"outputs/x/{index}.png",
-        width=8,
-        height=8,
+        facts={"width": 8, "height": 8},
     )

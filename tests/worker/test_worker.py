@@ -22,7 +22,7 @@ def test_a_prompt_becomes_a_stored_picture_that_says_how_it_was_made(open_all_da
     job = shop.wait(shop.draw(prompt="ein grüner Apfel", seed=7, width=48, height=32, steps=3))
     assert job.status is Status.SUCCEEDED and job.error is None and job.load_seconds is not None
     [output] = job.outputs
-    assert (output.media_type, output.width, output.height) == ("image/png", 48, 32)
+    assert (output.media_type, output.facts) == ("image/png", {"width": 48, "height": 32})
     assert output.key == f"outputs/{job.id}/1/0.png"
     assert shop.storage.size(output.key) == output.bytes
     picture = shop.picture(job)

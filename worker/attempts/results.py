@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Sequence
+from pathlib import Path
 
 from shared.catalog import families
 from shared.catalog.entries.model import Model, Stored
@@ -11,11 +11,11 @@ from shared.catalog.entries.serialization import to_entry
 from shared.errors import JobError
 from shared.jobs.entities import Job, NewModel, NewOutput, Succeeded
 from shared.json_text import json_bytes
-from shared.storage.base import Storage
+from shared.storage.base import Storage, StoredObject
 from worker.attempts.checkpoints import upload
-from worker.engines.contract.engine import File, Image, Result, TrainedModel
+from worker.engines.contract.engine import Result, TrainedModel
 from worker.health.watchdog import Busy
-from worker.media.png import MEDIA_TYPE, encode_png
+from worker.media.encoders import encoder_of
 
 #: bytes of JSON that a job's ``result`` may have: everybody who looks at the job gets all of it
 MOST_RESULT = 4 << 20
@@ -50,36 +50,29 @@ class Results:
         self._storage.delete_prefix(_outputs_of(job_id, attempt))
         self._storage.delete_prefix(_model_of(job_id, attempt))
 
-    def _outputs(self, job: Job, outputs: Sequence[Image | File]) -> tuple[NewOutput, ...]:
+    def _outputs(self, job: Job, outputs: Sequence[object]) -> tuple[NewOutput, ...]:
         prefix = _outputs_of(job.id, job.attempt)
         return tuple(self._output(job, index, output, prefix) for index, output in enumerate(outputs))
 
-    def _output(self, job: Job, index: int, output: Image | File, prefix: str) -> NewOutput:
-        if isinstance(output, File):
-            suffix = output.path.suffix or mimetypes.guess_extension(output.media_type) or ".bin"
-            with output.path.open("rb") as file:
-                stored = self._storage.write(f"{prefix}/{index}{suffix}", file)
-            return NewOutput(
-                index=index,
-                media_type=output.media_type,
-                bytes=stored.bytes,
-                sha256=stored.sha256,
-                key=stored.key,
-            )
+    def _output(self, job: Job, index: int, output: object, prefix: str) -> NewOutput:
         origin = {"model": job.model, "task": job.task, "job": job.id, "software": "Qanvas"}
         with self._busy.at("encoding an output", job.id, blames=True):
-            encoded = encode_png(output, origin)
-        stored = self._storage.write(f"{prefix}/{index}.png", encoded)
-        height, width, _ = output.pixels.shape
+            encoded = encoder_of(output).encode(output, origin)
+        stored = self._write(f"{prefix}/{index}{encoded.suffix}", encoded.content)
         return NewOutput(
             index=index,
-            media_type=MEDIA_TYPE,
+            media_type=encoded.media_type,
             bytes=stored.bytes,
             sha256=stored.sha256,
             key=stored.key,
-            width=width,
-            height=height,
+            facts=dict(encoded.facts),
         )
+
+    def _write(self, key: str, content: bytes | Path) -> StoredObject:
+        if isinstance(content, bytes):
+            return self._storage.write(key, content)
+        with content.open("rb") as file:
+            return self._storage.write(key, file)
 
     def _model(self, job: Job, trained: TrainedModel) -> NewModel:
         prefix = _model_of(job.id, job.attempt)

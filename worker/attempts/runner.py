@@ -32,7 +32,7 @@ from worker.engines.contract.engine import Stopped, StopReason
 from worker.health.watchdog import Busy
 from worker.kiln.kiln import Failed, Kiln
 from worker.kiln.kiln_job import Checkpoint, Order, Outcome, Preview
-from worker.media.png import encode_preview
+from worker.media.encoders import encoder_of
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Runner:
             match notice:
                 case Preview(image):
                     with self._busy.at("encoding a preview", held.job.id, blames=True):
-                        encoded = encode_preview(image)
+                        encoded = encoder_of(image).preview(image)
                     held.preview(encoded)
                 case Checkpoint(folder):
                     self._save(held, notice)

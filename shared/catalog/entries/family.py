@@ -80,6 +80,8 @@ class Family:
 
     name: str
     engines: Mapping[str, str]
+    #: by the type of an output that no other family has, the class that encodes it: ``module:Class`` both
+    encoders: Mapping[str, str] = field(default_factory=dict)
     #: by name, what its models do
     tasks: Mapping[str, Task] = field(default_factory=dict)
     #: tasks that a model of this task may do besides

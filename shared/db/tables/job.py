@@ -152,8 +152,7 @@ outputs = sa.Table(
     sa.Column("media_type", Name, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("width", sa.Integer),
-    sa.Column("height", sa.Integer),
     sa.Column("key", sa.Text, nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False, server_default="{}"),
     sa.UniqueConstraint("job_id", "index"),
 )

@@ -93,9 +93,10 @@ class TrainedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """``outputs`` become files in the order given, ``value`` is the job's JSON ``result``."""
+    """``outputs`` become files in the order given: images, files, or what an encoder of the family takes.
+    ``value`` is the job's JSON ``result``."""
 
-    outputs: tuple[Image | File, ...] = ()
+    outputs: tuple[object, ...] = ()
     value: Mapping[str, Any] | None = None
     model: TrainedModel | None = None
 
