@@ -1,57 +1,38 @@
-"""The application: services, operations and errors put together."""
+"""The application: services, dialects and errors put together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Flask, redirect
 from flask.typing import ResponseReturnValue
 
-from api.http import host_checks, openapi, problems
-from api.http.metrics import Metrics
-from api.http.operations import Group, Operation, route
-from api.native import dead_letters, files, groups, health, jobs, models, outputs, webhooks, workers
-from api.services import Services
+from api.dialects import DIALECTS
+from api.http import host_checks, problems
+from api.native.metrics import Metrics
+from api.routing import openapi
+from api.routing.dialect import Dialect, Dialects
+from api.routing.operations import route
 from api.usecases.readiness import Readiness
+from api.usecases.services import Services
 from shared.settings import Settings
+from shared.version import VERSION
 
-VERSION = "0.1.0"
-
-
-class _App(Flask):
-    """Flask, where nothing is asynchronous: it would look at each function again for every request."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        return func
-
-
-GROUPS: tuple[Group, ...] = (
-    jobs.group,
-    dead_letters.group,
-    groups.group,
-    files.group,
-    outputs.group,
-    webhooks.group,
-    models.group,
-    workers.group,
-    health.group,
+_SUMMARY = (
+    "An asynchronous job queue for generative models: submit a job, follow it, fetch what it made. "
+    "Errors are problem documents (RFC 9457)."
 )
 
 
-def operations() -> list[Operation]:
-    """Every operation there is."""
-    return [operation for group in GROUPS for operation in group.operations]
-
-
-def create_app(settings: Settings | None = None) -> Flask:
+def create_app(settings: Settings | None = None, dialects: Sequence[Dialect] = DIALECTS) -> Flask:
     """The WSGI application; ``app.extensions["qanvas"]`` are its services, to be closed by whoever made it.
 
     Raises ConfigurationError. It does not touch the network: where the database or Redis is away, requests
     are answered with a 503.
     """
     services = Services(settings or Settings.from_env())
-    app = _App("qanvas", static_folder=None, template_folder=None)
+    app = Flask("qanvas", static_folder=None, template_folder=None)
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     app.extensions["qanvas"] = services
@@ -60,12 +41,20 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["qanvas.readiness"] = Readiness(services)
     metrics.install(app)
     host_checks.install(app)
-    problems.install(app)
-    declared = operations()
-    paths = {operation.path for operation in declared}
-    for operation in declared:
-        route(app, services, operation, paths)
-    _pages(app, openapi.document(declared, VERSION))
+    known = Dialects(dialects)
+    problems.install(app, lambda request: known.of(request).render)
+    paths = {operation.path for dialect in known.all for operation in dialect.operations}
+    for dialect in known.all:
+        for operation in dialect.operations:
+            route(
+                app,
+                services,
+                operation,
+                endpoint=dialect.id_of(operation),
+                secret_of=dialect.secret_of,
+                paths=paths,
+            )
+    _pages(app, openapi.document(known.all, VERSION, _SUMMARY))
     return app
 
 

@@ -19,9 +19,9 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from api.app import create_app
-from api.http.concurrency import at_desks
+from api.http.concurrency import limited
 from api.server.server import Server
-from api.services import Services
+from api.usecases.services import Services
 from shared.accounts.keys import KeyStore
 from shared.catalog.catalog import Catalog
 from shared.db.engine import Database
@@ -187,7 +187,7 @@ def _serve_here(
     services: Services = app.extensions["qanvas"]
     server = Server(
         listener,
-        at_desks(app, services.desks),
+        limited(app, services.active),
         urgent_app=app,
         urgent=_URGENT,
         threads=settings.api_threads + settings.api_streams,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +22,10 @@ PACKAGES = ("api", "worker", "shared", "cli", "starters")
 COMPOSITION_ROOTS = {
     "api/app.py",
     "api/serve.py",
-    "api/services.py",
     "worker/app.py",
     "worker/container.py",
     *(str(path.relative_to(ROOT)) for path in (ROOT / "cli").glob("*.py")),
 }
-#: folders that still import each other in a circle, and the files that do; remove entries, never add one
-KNOWN_CIRCLES_OF_FOLDERS = (
-    frozenset({"api/auth", "api/http", "api/native", "api/services.py", "api/usecases"}),
-)
-KNOWN_CIRCLES_OF_FILES = (frozenset({"api/auth/credentials.py", "api/auth/limits.py", "api/services.py"}),)
 
 
 class Import(NamedTuple):
@@ -121,13 +115,8 @@ def _reached(graph: Mapping[str, set[str]], node: str) -> set[str]:
     return found
 
 
-def _uncovered(circles: Sequence[frozenset[str]], known: Sequence[frozenset[str]]) -> list[list[str]]:
-    """The circles that are not part of a known one."""
-    return [sorted(circle) for circle in circles if not any(circle <= one for one in known)]
-
-
 def test_no_files_import_each_other_in_a_circle() -> None:
-    assert not _uncovered(_circles(_imported_files()), KNOWN_CIRCLES_OF_FILES)
+    assert not _circles(_imported_files())
 
 
 def test_no_folders_import_each_other_in_a_circle() -> None:
@@ -137,14 +126,12 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
         node = file if file in COMPOSITION_ROOTS else str(Path(file).parent)
         folders = {other if other in COMPOSITION_ROOTS else str(Path(other).parent) for other in others}
         graph.setdefault(node, set()).update(folders - {node})
-    assert not _uncovered(_circles(graph), KNOWN_CIRCLES_OF_FOLDERS)
+    assert not _circles(graph)
 
 
 def test_circles_are_found() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set(), "f": {"a"}}
     assert _circles(graph) == [frozenset("abc")]
-    assert _uncovered([frozenset("abc")], [frozenset("abcd")]) == []
-    assert _uncovered([frozenset("abc")], [frozenset("ab")]) == [["a", "b", "c"]]
 
 
 def test_flask_and_its_server_live_in_the_api_only() -> None:

@@ -8,38 +8,25 @@ their ``Origin``; and none of which a browser says that another site asks for it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import Protocol
 
-from flask import Request, g
+from flask import Request
 
+from api.auth.caller import Caller
 from api.server.client import Client
-from api.services import Services
-from shared.accounts.keys import SCOPES, Scope
+from shared.accounts.keys import SCOPES, KeyStore, Scope
 from shared.errors import Forbidden, Unauthorized
 from shared.outward.hosts import authority
+from shared.settings import Settings
 
 _KEY_PREFIX = "qk_"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    tenant: str
-    scopes: tuple[Scope, ...]
-    #: whose rates its requests count for: a key's id, or all that come without one
-    counted_as: str
-    #: whose share its waiting takes: a key's id, or where no key is needed the address that it comes from
-    waits_as: str
-
-    @property
-    def is_admin(self) -> bool:
-        return "admin" in self.scopes
-
-    @property
-    def may_read(self) -> bool:
-        """Whether it may see what others of its tenant sent, and what became of it."""
-        return "read" in self.scopes or self.is_admin
+class KeyNeeded(Unauthorized):
+    """No key was given; each dialect says where one belongs."""
 
 
 @lru_cache(maxsize=256)  # the same address asks again and again
@@ -47,31 +34,39 @@ def _keyless(address: str) -> Caller:
     return Caller("default", SCOPES, "local", address)
 
 
-def caller() -> Caller:
-    """Who asks in the current request, which ``check`` has let in."""
-    found: Caller = g.qanvas_caller
-    return found
+class Access(Protocol):
+    """What decides about credentials."""
+
+    settings: Settings
+    keys: KeyStore
+
+    def is_keyed(self) -> bool:
+        """Whether a key was ever made."""
 
 
-def check(services: Services, request: Request, scope: Scope | None) -> Caller:
+#: how a dialect finds the secret that a request brings; None where it brings none
+SecretOf = Callable[[Request], str | None]
+
+
+def check(access: Access, request: Request, scope: Scope | None, secret_of: SecretOf) -> Caller:
     """The caller, who may do what ``scope`` says; None lets everybody in.
 
     Raises Unauthorized for no key or one that does not hold, Forbidden for one that may not do this.
     """
     client: Client | None = request.environ.get("qanvas.client")  # there is none where no server runs the app
     address = client.network if client is not None else ""
-    g.qanvas_caller = found = _keyless("") if scope is None else _who(services, request, scope, address)
+    found = _keyless("") if scope is None else _who(access, request, scope, address, secret_of)
     if client is not None:
         client.holder = found.waits_as
     return found
 
 
-def _who(services: Services, request: Request, scope: Scope, address: str) -> Caller:
-    keyless = is_keyless(services)
+def _who(access: Access, request: Request, scope: Scope, address: str, secret_of: SecretOf) -> Caller:
+    keyless = is_keyless(access)
     if keyless:
-        _check_local(request, services.settings.trusted_hosts)
-    if (secret := _bearer(request)) is not None and (not keyless or secret.startswith(_KEY_PREFIX)):
-        key = services.keys.verify(secret)
+        _check_local(request, access.settings.trusted_hosts)
+    if (secret := secret_of(request)) is not None and (not keyless or secret.startswith(_KEY_PREFIX)):
+        key = access.keys.verify(secret)
         if key is None:
             raise Unauthorized("this key is not known or was revoked; make one with: qanvas keys create NAME")
         if scope not in key.scopes and "admin" not in key.scopes:
@@ -79,37 +74,29 @@ def _who(services: Services, request: Request, scope: Scope, address: str) -> Ca
         return Caller(key.tenant, key.scopes, key.id, key.id)
     if keyless:
         return _keyless(address)
-    raise Unauthorized(
-        "a key is needed: send Authorization: Bearer qk_…; make one with: qanvas keys create NAME"
-    )
+    raise KeyNeeded("a key is needed; make one with: qanvas keys create NAME")
 
 
-def check_may_read(caller: Caller) -> None:
-    """Raises Forbidden for a key that may not read: what it asks for tells of more than it sent."""
-    if not caller.may_read:
-        raise Forbidden(f"this key may {' and '.join(caller.scopes)}; this needs 'read' as well")
-
-
-def is_keyless(services: Services) -> bool:
+def is_keyless(access: Access) -> bool:
     """Whether requests without a key are answered."""
-    return services.settings.is_loopback and not services.is_keyed()
+    return access.settings.is_loopback and not access.is_keyed()
 
 
-def _bearer(request: Request) -> str | None:
-    scheme, _, secret = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+def bearer(request: Request) -> str | None:
+    """The secret of ``Authorization: Bearer …`` (RFC 6750)."""
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" and secret.strip() else None
 
 
 def _check_local(request: Request, trusted: tuple[str, ...]) -> None:
     """Raises Forbidden for what a web page that this machine's user visits could send."""
-    given = request.environ  # as the server gives them: Werkzeug's headers look for each under two names
-    host, origin = given.get("HTTP_HOST", ""), given.get("HTTP_ORIGIN")
+    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
     if not _is_known(host, trusted):
         raise _foreign("Host", host)
     if origin is not None:
         if not _is_known(_host_of(origin), trusted):
             raise _foreign("Origin", origin)
-    elif (site := given.get("HTTP_SEC_FETCH_SITE")) == "cross-site":
+    elif (site := request.headers.get("Sec-Fetch-Site")) == "cross-site":
         raise _foreign("Sec-Fetch-Site", site)
 
 

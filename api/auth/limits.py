@@ -22,7 +22,7 @@ from shared.errors import OverLimit
 from shared.messaging.client import connect
 
 if TYPE_CHECKING:
-    from api.auth.credentials import Caller
+    from api.auth.caller import Caller
     from shared.accounts.tenants import Tenants
 
 log = logging.getLogger(__name__)

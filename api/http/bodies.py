@@ -19,7 +19,7 @@ from typing import Any
 from flask import Request
 
 from api.http.body_checks import drain, not_utf8, parse, parse_large, refuse_encoding
-from api.http.concurrency import Desks
+from api.http.concurrency import ActiveRequests
 from api.http.large_json import Scan
 from api.http.problems import BadRequest, Busy, UnsupportedMediaType
 from shared.errors import TooLarge
@@ -37,11 +37,11 @@ _PATIENCE = 10.0
 class Bodies:
     """The bodies that this process holds. Shared by all threads."""
 
-    def __init__(self, limit: int, desks: Desks) -> None:
+    def __init__(self, limit: int, active: ActiveRequests) -> None:
         """``limit``: bytes of one body."""
         self._limit = limit
         self._most = max(_TOGETHER, _LARGEST * limit)
-        self._desks = desks
+        self._active = active
         self._turn = threading.Lock()
         #: guards ``_held``, and tells when there is more room
         self._changed = threading.Condition()
@@ -110,7 +110,7 @@ class Bodies:
             texts.append(decoder.decode(b"", final=True))
         except UnicodeDecodeError as error:
             raise not_utf8(error, size - len(error.object)) from None
-        with self._desks.left():
+        with self._active.paused():
             self._turn.acquire()
         try:
             text = "".join(texts)
@@ -131,7 +131,7 @@ class Bodies:
     def _hold(self, body: Body, count: int) -> None:
         """Count the bytes that a body will hold, once there is room for them: a tenant holds half of what
         all may hold at most. Raises Busy where there is none in time."""
-        with self._desks.left(), self._changed:
+        with self._active.paused(), self._changed:
             if not self._changed.wait_for(lambda: self._fits(body.tenant, count), _PATIENCE):
                 raise Busy(
                     "too many large bodies are on their way to this server; send it again in a moment, or "

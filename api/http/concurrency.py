@@ -1,65 +1,63 @@
-"""How many requests are worked on at once, however many threads sleep."""
+"""How many requests are worked on at once, however many threads wait for clients or jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
+from threading import Semaphore
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 
-class Desks:
-    """A semaphore whose waiting is done in C: every request takes a desk twice."""
+class ActiveRequests:
+    """A semaphore: so many requests are worked on at once."""
 
     def __init__(self, count: int) -> None:
-        self._free: SimpleQueue[None] = SimpleQueue()
-        for _ in range(count):
-            self.leave()
+        self._free = Semaphore(count)
 
-    def take(self) -> None:
-        """Wait for a free desk."""
-        self._free.get()
+    def begin(self) -> None:
+        """Wait until one more request may be worked on."""
+        self._free.acquire()
 
-    def leave(self) -> None:
-        """Let another request have it."""
-        self._free.put(None)
+    def end(self) -> None:
+        """Let another request be worked on."""
+        self._free.release()
 
     @contextmanager
-    def left(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Let another request be worked on while this one waits."""
-        self.leave()
+        self.end()
         try:
             yield
         finally:
-            self.take()
+            self.begin()
 
 
-def at_desks(app: WSGIApplication, desks: Desks) -> WSGIApplication:
-    """The application, each of whose requests needs a desk.
+def limited(app: WSGIApplication, active: ActiveRequests) -> WSGIApplication:
+    """The application, of whose requests so many are worked on at once.
 
     What a response streams afterwards does not count, nor who waits for the rest of a request's body."""
 
     def handle(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["wsgi.input"] = _Body(environ["wsgi.input"], desks)
-        desks.take()
+        environ["wsgi.input"] = _Body(environ["wsgi.input"], active)
+        active.begin()
         try:
             return app(environ, start_response)
         finally:
-            desks.leave()
+            active.end()
 
     return handle
 
 
 class _Body:
-    """A request's body, whose reader leaves its desk to others meanwhile: however many clients send slowly,
-    each holds a thread that sleeps."""
+    """A request's body. While its reader waits for more of it, the request does not count as active: however
+    many clients send slowly, each holds a thread that sleeps."""
 
-    def __init__(self, body: InputStream, desks: Desks) -> None:
-        self._body, self._desks = body, desks
+    def __init__(self, body: InputStream, active: ActiveRequests) -> None:
+        self._body, self._active = body, active
 
     def read(self, size: int = -1, /) -> bytes:
-        with self._desks.left():
+        with self._active.paused():
             return self._body.read(size)

@@ -10,7 +10,7 @@ from flask import Request, Response
 from werkzeug.http import parse_range_header
 from werkzeug.wsgi import FileWrapper
 
-from api.services import Services
+from shared.storage.base import Storage
 
 #: seconds for which a signed URL holds
 _SIGNED_SECONDS = 900
@@ -25,7 +25,7 @@ _HARMLESS: Mapping[str, str] = {
 
 
 def serve(
-    services: Services,
+    storage: Storage,
     request: Request,
     *,
     key: str,
@@ -38,11 +38,11 @@ def serve(
 
     Raises NotFound, Unavailable; RequestedRangeNotSatisfiable becomes a 416.
     """
-    url = services.storage.signed_url(key, _SIGNED_SECONDS)
+    url = storage.signed_url(key, _SIGNED_SECONDS)
     if url is not None:
         return Response(status=302, headers={"Location": url, "Cache-Control": "private, no-store"})
-    size = services.storage.size(key)
-    file = services.storage.open(key)
+    size = storage.size(key)
+    file = storage.open(key)
     try:
         response = Response(FileWrapper(file, _CHUNK), content_type=media_type)
         response.call_on_close(file.close)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from flask import Flask
-from flask.globals import request_ctx
+from flask import Flask, request
 
 from api.http.problems import BadRequest, HeaderTooLarge
 from shared.outward.hosts import authority
@@ -39,7 +38,7 @@ def _check() -> None:
     """Raises HeaderTooLarge, and BadRequest for a ``Host`` that is missing, given twice, or no host.
 
     HTTP/1.0 knows no ``Host``: health checks of old load balancers come without one."""
-    given = request_ctx.request.environ  # the proxy would look for it at each use
+    given = request.environ
     for name in PARSED:
         if len(given.get(name, "")) > MOST:
             shown = name.removeprefix("HTTP_").replace("_", "-").title()

@@ -1,15 +1,16 @@
-"""Every error as ``application/problem+json`` (RFC 9457); a bug is a 500 with an id that the log explains."""
+"""Every error as a problem, of which each dialect makes its own document. A bug is a 500 with an id that the
+log explains."""
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, RequestedRangeNotSatisfiable
 
@@ -28,11 +29,6 @@ from shared.errors import (
     Unavailable,
 )
 from shared.logs import one_line
-
-MEDIA_TYPE = "application/problem+json"
-
-#: characters of a client's own words that are repeated to it
-_ECHO = 300
 
 log = logging.getLogger(__name__)
 
@@ -74,87 +70,81 @@ _STATUS: Sequence[tuple[type[QanvasError], HTTPStatus]] = (
 )
 
 
-def problem(
-    status: int,
-    detail: str,
-    *,
-    errors: Sequence[FieldError] = (),
-    headers: Mapping[str, str] | None = None,
-    **members: Any,
-) -> Response:
-    """A problem document; ``members`` are further ones, as RFC 9457 allows."""
-    title = HTTPStatus(status).phrase
-    document: dict[str, Any] = {
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": _short(detail),
-        "instance": _short(request.path),
-        **members,
-    }
-    if errors:
-        document["type"] = "urn:qanvas:problem:invalid-input"
-        document["errors"] = [
-            {"pointer": _short(error.pointer), "detail": _short(error.detail)} for error in errors
-        ]
-    response = Response(json.dumps(document), status, mimetype=MEDIA_TYPE)
-    response.headers.extend(dict(headers or {}))
-    return response
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What went wrong with a request."""
+
+    status: int
+    detail: str
+    #: faults of the input, each with its place
+    errors: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: what else there is to say, as JSON
+    members: Mapping[str, Any] = field(default_factory=dict)
+    #: what was raised
+    error: Exception | None = None
 
 
-def of(error: QanvasError) -> Response:
+#: how a dialect answers with a problem
+Render = Callable[[Problem], Response]
+
+
+def of(error: QanvasError) -> Problem:
     """The problem that one of our own errors is; anything that is no client's doing is a 500."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
     if status is None:
         return unexpected(error)
     if isinstance(error, InvalidInput):
-        return problem(status, str(error), errors=error.errors)
+        return Problem(status=status, detail=str(error), errors=error.errors, error=error)
     headers = {}
     if isinstance(error, Unavailable | Busy | Crowded | OverLimit):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = 'Bearer realm="qanvas"'
     if isinstance(error, Unavailable):
         log.warning("503 for %s %s: %s", request.method, one_line(request.path), error)
-        return problem(status, error.public, headers=headers)
+        return Problem(status=status, detail=error.public, headers=headers, error=error)
+    members = {}
     if isinstance(error, OverLimit):
-        limit = {"name": error.name, "size": error.size}
-        return problem(status, str(error), headers=headers, type="urn:qanvas:problem:over-limit", limit=limit)
-    return problem(status, str(error), headers=headers)
+        members["limit"] = {"name": error.name, "size": error.size}
+    return Problem(status=status, detail=str(error), headers=headers, members=members, error=error)
 
 
-def unexpected(error: Exception) -> Response:
+def unexpected(error: Exception) -> Problem:
     """A bug: the client gets an id, the log gets the id and the traceback."""
     error_id = f"err_{uuid.uuid4().hex}"
     log.error("%s in %s %s", error_id, request.method, one_line(request.path), exc_info=error)
     detail = f"this is a bug in Qanvas, not in your request; the server's log explains it under {error_id}"
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, id=error_id)
+    return Problem(
+        status=HTTPStatus.INTERNAL_SERVER_ERROR, detail=detail, members={"id": error_id}, error=error
+    )
 
 
-def _of_http(error: HTTPException) -> ResponseReturnValue:
-    if error.code is None or error.code < 400:  # a redirect is no error
-        return error
+def _of_http(error: HTTPException, status: int) -> Problem:
     headers = {
         name: value for name, value in error.get_headers(request.environ) if name.lower() != "content-type"
     }
-    detail = error.description or HTTPStatus(error.code).description
-    if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+    detail = error.description or HTTPStatus(status).description
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not possible here; allowed are {headers.get('Allow', 'none')}"
-    if error.code == HTTPStatus.NOT_FOUND:
+    if status == HTTPStatus.NOT_FOUND:
         detail = "there is nothing at this path; /docs lists what there is"
     if isinstance(error, RequestedRangeNotSatisfiable):
         asked, size = request.headers.get("Range", ""), error.length or 0
         allowed = f"from 0 to {size - 1}" if size else "none, so ask without Range"
         detail = f"Range: {asked[:100]} begins behind the end; there are {size} bytes, {allowed}"
-    return problem(error.code, detail, headers=headers)
+    return Problem(status=status, detail=detail, headers=headers, error=error)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _ECHO else f"{text[:_ECHO]}…"
+def install(app: Flask, render_of: Callable[[Request], Render]) -> None:
+    """Answer every error of the app in the dialect of the request."""
 
+    def answer(problem: Problem) -> Response:
+        return render_of(request)(problem)
 
-def install(app: Flask) -> None:
-    """Answer every error of the app with a problem document."""
-    app.register_error_handler(QanvasError, of)
-    app.register_error_handler(HTTPException, _of_http)
-    app.register_error_handler(Exception, unexpected)
+    def answer_http(error: HTTPException) -> ResponseReturnValue:
+        if error.code is None or error.code < 400:  # a redirect is no error
+            return error
+        return answer(_of_http(error, error.code))
+
+    app.register_error_handler(QanvasError, lambda error: answer(of(error)))
+    app.register_error_handler(HTTPException, answer_http)
+    app.register_error_handler(Exception, lambda error: answer(unexpected(error)))

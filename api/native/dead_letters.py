@@ -7,10 +7,10 @@ from typing import Any
 
 from flask import Response
 
-from api.http.operations import Answer, Call, Group
 from api.native import schemas
 from api.native.jobs import own_job
 from api.native.serialization import answer, answer_list, attempt
+from api.routing.operations import Answer, Call, Group
 from api.usecases.long_poll import present_jobs
 from api.usecases.submit import retry, when
 from shared.errors import Conflict, NotFound, OverLimit
@@ -110,7 +110,7 @@ def retry_dead_letters(call: Call) -> Response:
     more = len(found) > limit
     for letter in found[:limit]:
         try:
-            job = retry(call.services, call.tenant, letter, once=True)
+            job = retry(call.services, call.caller, letter, once=True)
             retried.append({"job": letter, "retried_as": job.id})
         except Conflict as error:
             skipped.append({"job": letter, "detail": str(error)})

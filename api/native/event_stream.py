@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from api.services import Services
 from api.usecases.long_poll import present_job, still_there
+from api.usecases.services import Services
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.jobs.entities import Job
 from shared.json_text import to_json

@@ -5,8 +5,8 @@ from __future__ import annotations
 from flask import Response
 
 from api.http import file_responses
-from api.http.operations import Answer, Call, Group
 from api.native import schemas, serialization
+from api.routing.operations import Answer, Call, Group
 from api.usecases.uploads import receive
 from shared.errors import NotFound
 from shared.files.store import FileRecord
@@ -83,7 +83,7 @@ def get_file(call: Call, id: str) -> Response:
 def get_file_content(call: Call, id: str) -> Response:
     record = _file(call, id)
     return file_responses.serve(
-        call.services,
+        call.services.storage,
         call.request,
         key=record.key,
         media_type=record.media_type,

@@ -6,10 +6,10 @@ from collections import Counter
 
 from flask import Response
 
-from api.http.operations import Answer, Call, Group
 from api.native import schemas
 from api.native.jobs import tell
 from api.native.serialization import answer
+from api.routing.operations import Answer, Call, Group
 from shared.errors import NotFound
 
 group = Group("groups")

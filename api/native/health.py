@@ -6,10 +6,10 @@ from pathlib import Path
 
 from flask import Response, current_app
 
-from api.http.metrics import CONTENT_TYPE, Metrics
-from api.http.operations import Answer, Call, Group
 from api.native import schemas
+from api.native.metrics import CONTENT_TYPE, Metrics
 from api.native.serialization import answer
+from api.routing.operations import Answer, Call, Group
 from api.usecases.readiness import Readiness
 
 group = Group("health")

@@ -7,10 +7,10 @@ from typing import Any
 
 from flask import Response
 
-from api.http.operations import Answer, Call, Group
 from api.http.problems import Busy
 from api.native import event_stream, schemas
 from api.native.serialization import answer, answer_list
+from api.routing.operations import Answer, Call, Group
 from api.usecases.long_poll import (
     MOST_SECONDS,
     preferred_wait,
@@ -81,7 +81,7 @@ def _receipt(call: Call, job: Job) -> dict[str, Any]:
 )
 def submit_job(call: Call) -> Response:
     given = call.request.environ
-    accepted = submit(call.services, call.tenant, call.body, given.get("HTTP_IDEMPOTENCY_KEY"))
+    accepted = submit(call.services, call.caller, call.body, given.get("HTTP_IDEMPOTENCY_KEY"))
     said = {"Location": f"/v1/jobs/{accepted.job.id}"}
     if accepted.replayed:
         said["Idempotency-Replayed"] = "true"
@@ -90,7 +90,7 @@ def submit_job(call: Call) -> Response:
         return answer(_as_sent(call, present_accepted(call.services, accepted)), 202, said)
     said["Preference-Applied"] = f"wait={seconds:g}"
     call.release_body()
-    job = until_terminal(call.services, accepted.job, seconds, call.has_left)
+    job = until_terminal(call.services, call.caller, accepted.job, seconds, call.has_left)
     shown = _as_sent(call, present_job(call.services, job))
     return answer(shown, 200 if job.is_terminal else 202, said)
 
@@ -106,7 +106,7 @@ def submit_job(call: Call) -> Response:
 def submit_jobs(call: Call) -> Response:
     if "Idempotency-Key" in call.request.headers:
         raise InvalidInput.at("", "Idempotency-Key is for single jobs; POST /v1/jobs takes it")
-    made = submit_all(call.services, call.tenant, call.body["jobs"])
+    made = submit_all(call.services, call.caller, call.body["jobs"])
     return answer_list("jobs", [_as_sent(call, job) for job in present_jobs(call.services, made)], 202)
 
 
@@ -158,7 +158,7 @@ def list_jobs(call: Call) -> Response:
     },
 )
 def get_job(call: Call, id: str) -> Response:
-    job = until_terminal(call.services, own_job(call, id), call.query["wait"], call.has_left)
+    job = until_terminal(call.services, call.caller, own_job(call, id), call.query["wait"], call.has_left)
     response = answer(present_job(call.services, job))
     response.add_etag()
     response.headers["Cache-Control"] = "private, no-cache"
@@ -236,7 +236,7 @@ def cancel_job(call: Call, id: str) -> Response:
     answers={201: Answer("The new job.", schemas.JOB_OR_RECEIPT, headers={"Location": "The new job's URL."})},
 )
 def retry_job(call: Call, id: str) -> Response:
-    job = retry(call.services, call.tenant, own_job(call, id).id)
+    job = retry(call.services, call.caller, own_job(call, id).id)
     return answer(_receipt(call, job), 201, {"Location": f"/v1/jobs/{job.id}"})
 
 

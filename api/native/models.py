@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Response
 
-from api.http.operations import Answer, Call, Group
 from api.native import schemas, serialization
+from api.routing.operations import Answer, Call, Group
 from shared.catalog.entries.model import Model
 from shared.errors import NotFound
 

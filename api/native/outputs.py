@@ -7,7 +7,7 @@ import mimetypes
 from flask import Response
 
 from api.http import file_responses
-from api.http.operations import Answer, Call, Group
+from api.routing.operations import Answer, Call, Group
 from shared.errors import NotFound
 from shared.ids import is_id
 
@@ -32,7 +32,7 @@ def get_output(call: Call, id: str) -> Response:
     output = call.services.jobs.output(id, tenant=call.tenant)
     extension = mimetypes.guess_extension(output.media_type) or ""
     return file_responses.serve(
-        call.services,
+        call.services.storage,
         call.request,
         key=output.key,
         media_type=output.media_type,

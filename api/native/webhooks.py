@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Response
 
-from api.http.operations import Answer, Call, Group
 from api.native import schemas, serialization
 from api.native.jobs import own_job
+from api.routing.operations import Answer, Call, Group
 from shared.errors import NotFound
 from shared.ids import is_id
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from flask import Response
 
-from api.http.operations import Answer, Call, Group
 from api.native import schemas, serialization
+from api.routing.operations import Answer, Call, Group
 from shared.jobs.workers import Worker
 
 group = Group("workers")

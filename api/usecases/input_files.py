@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from api.auth.limits import Reservation
-from api.services import Services
+from api.usecases.services import Services
 from shared.errors import InvalidInput, NotFound, Refused
 from shared.files.holds import Read
 from shared.files.media_types import KINDS, UNKNOWN, decode_data_uri, fits

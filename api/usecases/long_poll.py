@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from api.auth import credentials
-from api.services import FAR, FAR_ALONE, Accepted, Services
+from api.auth.caller import Caller
 from api.usecases.estimates import seconds_until_start
 from api.usecases.job_watcher import Watch
+from api.usecases.services import FAR, FAR_ALONE, Accepted, Services
 from shared.jobs import serialization
 from shared.jobs.entities import Job
 from shared.states import Status
@@ -91,7 +91,9 @@ def preferred_wait(prefer: str | None) -> float:
     return MOST_SECONDS if found[1] is None else min(float(found[1]), MOST_SECONDS)
 
 
-def until_terminal(services: Services, job: Job, seconds: float, has_left: Callable[[], bool]) -> Job:
+def until_terminal(
+    services: Services, caller: Caller, job: Job, seconds: float, has_left: Callable[[], bool]
+) -> Job:
     """The job as soon as it has ended, or as it is after so many seconds, or when whoever asked ``has_left``.
 
     Returns at once when too many requests of this caller wait already, and when the server is told to stop.
@@ -99,14 +101,14 @@ def until_terminal(services: Services, job: Job, seconds: float, has_left: Calla
     if seconds <= 0 or job.is_terminal:
         return job
     deadline = time.monotonic() + seconds
-    place = services.waiting.hold(credentials.caller().waits_as)
+    place = services.waiting.hold(caller.waits_as)
     with place as seated, services.follower.watch(job.id, ends_only=True) as watch:
         while True:
             job = services.jobs.get(job.id, tenant=job.tenant)
             left = deadline - time.monotonic()
             if job.is_terminal or left <= 0 or not seated or services.closing.is_set():
                 return job
-            with services.desks.left():
+            with services.active.paused():
                 if not still_there(watch, left, has_left):
                     return job
 

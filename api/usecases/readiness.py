@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.db.named_locks import NamedLocks
 from shared.errors import Unavailable
 from shared.storage import check_writable

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from api.auth import credentials
+from api.auth.caller import Caller
 from api.auth.limits import Reservation
-from api.services import Accepted, Services
 from api.usecases import size_limits
 from api.usecases.input_files import Inputs
+from api.usecases.services import Accepted, Services
 from shared.errors import FieldError, InvalidInput
 from shared.files.holds import Read
 from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
@@ -29,10 +29,13 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LAST = 253_402_300_799
 
 
-def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency_key: str | None) -> Accepted:
+def submit(
+    services: Services, caller: Caller, body: Mapping[str, Any], idempotency_key: str | None = None
+) -> Accepted:
     """Persist one job.
 
     Raises InvalidInput, IdempotencyMismatch, OverLimit, Unavailable; then nothing is left behind."""
+    tenant = caller.tenant
     if idempotency_key is not None and _KEY.fullmatch(idempotency_key) is None:
         raise InvalidInput.at("", "Idempotency-Key must be 1 to 255 visible ASCII characters")
     fingerprint = None
@@ -41,7 +44,7 @@ def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency
         # before all that may have changed since it was accepted: limits, models, files, other jobs
         if (known := services.jobs.keyed(idempotency_key, fingerprint, tenant=tenant)) is not None:
             return Accepted(known, replayed=True, position=None)
-    services.limits.submission(credentials.caller())
+    services.limits.submission(caller)
     with services.limits.storage.reserve(tenant) as room:
         inputs = Inputs(services, tenant, room)
         with _taken_back(inputs):
@@ -54,9 +57,10 @@ def submit(services: Services, tenant: str, body: Mapping[str, Any], idempotency
     return accepted
 
 
-def submit_all(services: Services, tenant: str, bodies: Sequence[Mapping[str, Any]]) -> list[Job]:
+def submit_all(services: Services, caller: Caller, bodies: Sequence[Mapping[str, Any]]) -> list[Job]:
     """Persist all of the jobs or none; pointers begin with ``/jobs/17``. Raises as ``submit`` does."""
-    services.limits.submission(credentials.caller(), len(bodies))
+    tenant = caller.tenant
+    services.limits.submission(caller, len(bodies))
     _check_dependencies(sum(len(body.get("depends_on", ())) for body in bodies))
     with services.limits.storage.reserve(tenant) as room:
         inputs = Inputs(services, tenant, room)
@@ -104,9 +108,10 @@ def _persist_all(services: Services, tenant: str, new: Sequence[NewJob]) -> Sequ
         raise InvalidInput([FieldError(f"/jobs{one.pointer}", one.detail) for one in error.errors]) from None
 
 
-def retry(services: Services, tenant: str, job_id: str, *, once: bool = False) -> Job:
+def retry(services: Services, caller: Caller, job_id: str, *, once: bool = False) -> Job:
     """A new job like an ended one; ``once``: only the first time. Raises NotFound, Conflict, OverLimit."""
-    services.limits.submission(credentials.caller())
+    tenant = caller.tenant
+    services.limits.submission(caller)
     job = services.jobs.retry(job_id, tenant=tenant, limits=services.waiting_limits([tenant]), once=once)
     services.limits.storage.move(tenant, used=json_bytes(job.input) + json_bytes(job.metadata))
     services.announce([job])

@@ -16,7 +16,7 @@ from api.auth.limits import Reservation
 from api.http.body_checks import check_text, drain, pointer, refuse_encoding
 from api.http.multipart import Content, Parts
 from api.http.problems import UnsupportedMediaType
-from api.services import Services
+from api.usecases.services import Services
 from shared.errors import InvalidInput, TooLarge
 from shared.files.store import FileRecord, NewFile
 from shared.ids import new_id

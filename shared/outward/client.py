@@ -17,8 +17,9 @@ import httpx
 from shared.errors import Unreachable
 from shared.outward.addresses import check_url
 from shared.outward.wire import Deadline, Pinned, Resolve, resolve
+from shared.version import VERSION
 
-_AGENT = "Qanvas/0.1"
+_AGENT = f"Qanvas/{VERSION}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.settings import Settings
 from tests.api.helpers import Api, faults, png
 

@@ -11,15 +11,20 @@ from flask import Flask
 from jsonschema_rs import Draft202012Validator
 from werkzeug.test import TestResponse
 
-from api.app import operations
-from api.http.operations import Operation
+from api.dialects import DIALECTS
 from api.native.schemas import PROBLEM
-from api.services import Services
+from api.routing.operations import Operation
+from api.usecases.services import Services
 from shared.jobs.entities import Failed, Finish, NewOutput, Succeeded
 from shared.jobs.leases import Leases
 from shared.jobs.workers import Worker
 
 _PROBLEM = Draft202012Validator(dict(PROBLEM), validate_formats=True)
+
+
+def operations() -> list[Operation]:
+    """Every operation of every dialect."""
+    return [operation for dialect in DIALECTS for operation in dialect.operations]
 
 
 class Api:

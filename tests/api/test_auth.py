@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from api.app import create_app, operations
-from api.services import Services
+from api.app import create_app
+from api.usecases.services import Services
 from shared.accounts.keys import Scope
 from shared.settings import Settings
-from tests.api.helpers import Api, Hand, png
+from tests.api.helpers import Api, Hand, operations, png
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

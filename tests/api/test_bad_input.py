@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.services import Services
+from api.usecases.services import Services
 from tests.api.helpers import Api, faults, jobs_there
 
 JSON = {"Content-Type": "application/json"}

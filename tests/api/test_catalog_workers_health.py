@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 
 from api.app import create_app
-from api.services import Services
+from api.usecases.services import Services
 from shared.jobs.workers import Worker
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, faults, png

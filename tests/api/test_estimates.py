@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api.services import Services
 from api.usecases.estimates import seconds_until_start
+from api.usecases.services import Services
 from shared.jobs.workers import Worker
 from tests.api.helpers import Api, Hand
 from tests.servers import wait_until

@@ -13,8 +13,8 @@ from flask import Flask
 
 from api.app import create_app
 from api.native import event_stream
-from api.services import Services
 from api.usecases import job_watcher
+from api.usecases.services import Services
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, png
 from tests.servers import wait_until

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from api.app import create_app
-from api.services import Services
+from api.usecases.services import Services
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, faults, jobs_there, png
 

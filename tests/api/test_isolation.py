@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from api.app import create_app, operations
-from api.http.operations import Operation
-from api.services import Services
+from api.app import create_app
+from api.routing.operations import Operation
+from api.usecases.services import Services
 from shared.accounts.keys import SCOPES, Scope
 from shared.catalog.entries.model import Model, Stored
 from shared.catalog.entries.serialization import to_entry
 from shared.jobs.entities import NewModel
 from shared.settings import Settings
-from tests.api.helpers import Api, Hand, png
+from tests.api.helpers import Api, Hand, operations, png
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.messaging.events import STOP
 from shared.messaging.subscriber import Listener
 from tests.api.helpers import Api, Hand, faults, jobs_there, png

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from api.http import bodies, body_checks
-from api.http.concurrency import Desks
+from api.http.concurrency import ActiveRequests
 from api.http.large_json import MOST_VALUES, Scan
 from api.http.problems import BadRequest
 from shared.errors import InvalidInput, TooLarge
@@ -115,8 +115,8 @@ def test_names_given_twice_are_found_in_one_pass() -> None:
 
 def test_the_bodies_of_one_tenant_leave_room_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "_PATIENCE", 0.05)
-    held = bodies.Bodies(1000, Desks(1))
-    held._desks.take()
+    held = bodies.Bodies(1000, ActiveRequests(1))
+    held._active.begin()
     hog, next_ = bodies.Body(held, "hog"), bodies.Body(held, "hog")
     held._hold(hog, 128 * MIB)
     with pytest.raises(bodies.Busy):
@@ -128,9 +128,9 @@ def test_the_bodies_of_one_tenant_leave_room_for_anothers(monkeypatch: pytest.Mo
 
 def test_a_large_body_waits_for_those_before_it() -> None:
     """Else many at once would all be refused, each for what the others hold."""
-    held = bodies.Bodies(1000, Desks(2))
+    held = bodies.Bodies(1000, ActiveRequests(2))
     for _ in range(2):
-        held._desks.take()
+        held._active.begin()
     first, second = bodies.Body(held, "ann"), bodies.Body(held, "ann")
     held._hold(first, 128 * MIB)
     threading.Timer(0.2, first.release).start()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.accounts.keys import Scope
 from tests.api.helpers import Api, Hand, faults
 

@@ -13,7 +13,7 @@ import pytest
 
 from api.app import create_app
 from api.auth.limits import Rates
-from api.services import Services
+from api.usecases.services import Services
 from shared.errors import OverLimit
 from shared.settings import Settings
 from tests.api.helpers import Api, Hand, jobs_there, png

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.catalog.entries.model import Model
 from shared.jobs.entities import Job
 from tests.api.helpers import Api, Hand

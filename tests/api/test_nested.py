@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from flask import Flask
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.errors import JobError
 from shared.jobs.entities import NewModel
 from shared.settings import Settings

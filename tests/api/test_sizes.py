@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.services import Services
+from api.usecases.services import Services
 from api.usecases.size_limits import MOST_INPUT, MOST_METADATA
 from shared.catalog.entries.model import Model, Stored
 from shared.catalog.entries.serialization import to_entry

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.files.store import FileStore
 from shared.jobs.entities import TRAINING_QUEUE, Finish
 from tests.api.helpers import Api, Hand, faults, png

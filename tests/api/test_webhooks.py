@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.services import Services
+from api.usecases.services import Services
 from shared.webhooks.receivers import Shares
 from shared.webhooks.signing import new_secret
 from tests.api.helpers import Api, Hand, faults, jobs_there

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from flask import Flask, Request, Response, request
-from flask.globals import request_ctx
+from flask import Flask, Response, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -15,7 +14,7 @@ from shared.jobs.workers import Worker
 from shared.states import Status
 
 if TYPE_CHECKING:
-    from api.services import Services
+    from api.usecases.services import Services
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: where a request's environment keeps when it came
@@ -41,7 +40,6 @@ class Metrics:
             buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 60),
             registry=self.registry,
         )
-        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.registry.register(self)
 
     def install(self, app: Flask) -> None:
@@ -53,20 +51,11 @@ class Metrics:
 
         @app.after_request
         def count(response: Response) -> Response:
-            asked: Request = request_ctx.request  # the proxy would look for it at each use
-            answered, seconds = self._of(asked.endpoint or "none", response.status_code)
-            answered.inc()
-            if (began := asked.environ.get(_BEGAN)) is not None:
-                seconds.observe(time.perf_counter() - began)
+            operation = request.endpoint or "none"
+            self._requests.labels(operation, str(response.status_code)).inc()
+            if (began := request.environ.get(_BEGAN)) is not None:
+                self._seconds.labels(operation).observe(time.perf_counter() - began)
             return response
-
-    def _of(self, operation: str, status: int) -> tuple[Counter, Histogram]:
-        """What counts these requests; looked up once, as that costs more than counting."""
-        found = self._children.get((operation, status))
-        if found is None:
-            found = self._requests.labels(operation, str(status)), self._seconds.labels(operation)
-            self._children[operation, status] = found
-        return found
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format. Raises Unavailable."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from api.auth.limits import Limits
 from api.http.bodies import Bodies
-from api.http.concurrency import Desks
+from api.http.concurrency import ActiveRequests
 from api.server.fair_slots import Shares
 from api.usecases.job_watcher import Follower
 from shared.accounts.keys import KeyStore
@@ -87,8 +87,8 @@ class Services:
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
         #: requests that are worked on at once; those that only wait do not count
-        self.desks = Desks(settings.api_threads)
-        self.bodies = Bodies(settings.max_body_bytes, self.desks)
+        self.active = ActiveRequests(settings.api_threads)
+        self.bodies = Bodies(settings.max_body_bytes, self.active)
         #: places of event streams and of requests that wait, each on a thread that nobody else needs
         self.waiting = Shares(settings.api_streams)
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Request, Response
-from flask.globals import request_ctx
+from flask import Flask, Request, Response, request
 from werkzeug.routing import BaseConverter, Map
 
 from api.auth import credentials
+from api.auth.caller import Caller
 from api.http import body_checks
 from api.http.bodies import Body
 from api.http.validation import Schema
 from api.server.client import Client
-from api.services import Services
+from api.usecases.services import Services
 from shared.accounts.keys import Scope
 from shared.errors import FieldError, InvalidInput
 
@@ -42,7 +42,7 @@ class Call:
 
     services: Services
     request: Request
-    caller: credentials.Caller
+    caller: Caller
     query: Mapping[str, Any]
     received: Body | None = None
 
@@ -150,16 +150,24 @@ def _text(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**schema, "pattern": r"^[^\u0000]*$"} if free else schema
 
 
-def route(app: Flask, services: Services, operation: Operation, paths: Collection[str]) -> None:
+def route(
+    app: Flask,
+    services: Services,
+    operation: Operation,
+    *,
+    endpoint: str,
+    secret_of: credentials.SecretOf,
+    paths: Collection[str],
+) -> None:
     """Let the app answer an operation. ``paths`` are those of all operations."""
     query = _Query(operation.query)
     schema = None if operation.body is None else Schema(operation.body)
 
     def view(**path: str) -> Response:
-        asked: Request = request_ctx.request  # the proxy would look for it at each use
-        caller = credentials.check(services, asked, operation.scope)
+        asked = request._get_current_object()  # type: ignore[attr-defined]  # a proxy of this thread alone
+        caller = credentials.check(services, asked, operation.scope, secret_of)
         if operation.reads:
-            credentials.check_may_read(caller)
+            caller.check_may_read()
         if operation.scope is not None:
             services.limits.request(caller)
         values = query.read(asked)
@@ -171,10 +179,7 @@ def route(app: Flask, services: Services, operation: Operation, paths: Collectio
 
     app.url_map.converters.setdefault("name", _Name)
     app.add_url_rule(
-        _rule(operation.path, paths),
-        endpoint=operation.id,
-        view_func=view,
-        methods=[operation.method],
+        _rule(operation.path, paths), endpoint=endpoint, view_func=view, methods=[operation.method]
     )
 
 

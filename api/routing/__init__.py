@@ -1,0 +1,1 @@
+"""From declared operations to routes and the OpenAPI document, in every dialect."""
