@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -17,6 +18,7 @@ from shared.jobs.entities import TRAINING_QUEUE
 from shared.messaging.tickets import TICKET, make_celery
 from shared.settings import Settings
 from worker.celery.pool import TicketWorker
+from worker.celery.request import TicketRequest, running
 from worker.container import House
 from worker.kiln.cpu_threads import spin_briefly
 
@@ -37,9 +39,9 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
     _step_behind_the_kiln()
     app = make_celery(settings)
 
-    @app.task(name=TICKET, ignore_result=True)
-    def ticket(queue: str) -> None:
-        house.runner.ticket(queue)
+    @app.task(name=TICKET, ignore_result=True, bind=True, Request=f"{TicketRequest.__module__}:TicketRequest")
+    def ticket(self: Any, queue: str) -> None:
+        house.runner.ticket(queue, partial(_show, self.request.id))
 
     def ready() -> None:
         house.open()
@@ -68,6 +70,14 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
     return int(worker.exitcode or 0)
+
+
+def _show(ticket_id: str, job_id: str | None) -> None:
+    """Let Celery's tools see which job a ticket runs."""
+    if job_id is None:
+        running.pop(ticket_id, None)
+    else:
+        running[ticket_id] = job_id
 
 
 def _step_behind_the_kiln() -> None:

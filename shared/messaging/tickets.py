@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -67,7 +68,7 @@ def make_celery(settings: Settings) -> Celery:
         accept_content=["json"],
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
-        worker_enable_remote_control=False,
+        worker_enable_remote_control=False,  # worker.celery.remote does that
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -172,9 +173,8 @@ class _Ticket:
         )
         channel.basic_publish(made, "", queue_name(queue), _publish_batch=self)
         #: unique; what follows it tells the copies apart
-        tag: str = made["properties"]["delivery_tag"]
-        before, _, self._after = self._payload.partition(tag)
-        self._before = before + tag
+        self._tag: str = made["properties"]["delivery_tag"]
+        self._id: str = message.properties["correlation_id"]
         self._numbers = itertools.count()
 
     def add(self, _command: str, _key: str, payload: str) -> None:
@@ -182,9 +182,10 @@ class _Ticket:
         self._payload = payload
 
     def copies(self, count: int) -> Iterator[str]:
-        """Tickets are anonymous, even their id is the same; but a worker tells its deliveries apart."""
-        numbers = itertools.islice(self._numbers, count)
-        return (f"{self._before}-{number}{self._after}" for number in numbers)
+        """Each has an id and a delivery tag of its own."""
+        for number in itertools.islice(self._numbers, count):
+            own = self._payload.replace(self._tag, f"{self._tag}-{number}")
+            yield own.replace(self._id, f"{self._id}-{number}")
 
 
 @lru_cache(maxsize=4)
@@ -196,5 +197,5 @@ def _celery(settings: Settings) -> Celery:
 def _ticket(settings: Settings, queue: str) -> _Ticket:
     app = _celery(settings)
     with app.connection_for_write() as connection:
-        message = app.amqp.as_task_v2(f"ticket-{queue}", TICKET, kwargs={"queue": queue})
+        message = app.amqp.as_task_v2(f"ticket-{uuid.uuid4().hex}", TICKET, kwargs={"queue": queue})
         return _Ticket(connection.default_channel, queue, message)

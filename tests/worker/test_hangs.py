@@ -143,7 +143,7 @@ HANG = "import threading\ndef hang(*_, **__): threading.Event().wait()\n"
     ("hangs", "what", "attempts"),
     [
         ("shared.storage.files.FileStorage.write", "the storage's write", 1),
-        ("worker.attempts.results.encode_png", "encoding an output", 2),
+        ("worker.media.encoders.encode_png", "encoding an output", 2),
         ("worker.attempts.preparer.Preparer.order", "preparing a job", 1),
         ("shared.jobs.leases.Leases.finish", "writing to the database", 1),
     ],

@@ -49,6 +49,13 @@ class _Asked(NamedTuple):
     brought: bool
 
 
+Show = Callable[[str | None], None]
+
+
+def _unseen(_: str | None) -> None:
+    """Nobody looks."""
+
+
 class Runner:
     """Runs jobs for tickets. Every collaborator is shared by all slots."""
 
@@ -98,27 +105,28 @@ class Runner:
         self.retired: Callable[[], None] = lambda: None
         self._claims: GroupCommit[_Asked, Job | None] = GroupCommit(self._claim, turns=turns)
 
-    def ticket(self, queue: str) -> None:
+    def ticket(self, queue: str, show: Show = _unseen) -> None:
         """Run the best job of the queue, if there is one; then, for a while, do so for further tickets.
+        ``show`` is told the id of each job that is run, and None after it.
 
         Taking those here spares Celery's way from Redis to a thread, which takes as long as claiming a job
         and writing its end. Other queues have their turn after that while."""
         try:
-            self._serve(queue)
+            self._serve(queue, show)
         except Unavailable as error:
             log.warning("no job is taken while the database is away: %s", error)
             time.sleep(_LOOK_EVERY)
             self._tickets.send(queue)
 
-    def _serve(self, queue: str) -> None:
+    def _serve(self, queue: str, show: Show) -> None:
         while not self._fitness.wait(_LOOK_EVERY) and not self.leaving:
             continue  # the ticket is kept: sent back, it would come here again at once
         until = time.monotonic() + _OWN_TICKETS
-        more = self._ticket(_Asked(queue, brought=True))
+        more = self._ticket(_Asked(queue, brought=True), show)
         while more and self._fitness.wait(0) and queue != TRAINING_QUEUE and time.monotonic() < until:
-            more = self._ticket(_Asked(queue, brought=False))
+            more = self._ticket(_Asked(queue, brought=False), show)
 
-    def _ticket(self, asked: _Asked) -> bool:
+    def _ticket(self, asked: _Asked, show: Show) -> bool:
         """Run a job. False when there was none, or may be none here now."""
         queue = asked.queue
         with self._room(queue) as room:
@@ -128,8 +136,12 @@ class Runner:
                 return False
             if not room or (job := self._claims.call(asked)) is None:
                 return False
-            with self._pace.measured(queue):
-                self._run(job)
+            show(job.id)
+            try:
+                with self._pace.measured(queue):
+                    self._run(job)
+            finally:
+                show(None)
             if queue == TRAINING_QUEUE:  # tickets that found no room meanwhile are gone
                 self._tickets.send(queue)
             return True

@@ -12,6 +12,8 @@ from celery.apps.worker import Worker as CeleryWorker
 from celery.concurrency.thread import TaskPool
 from celery.worker import state
 
+from worker.celery.remote import Remote
+
 
 class TicketPool(TaskPool):
     """Celery's pool of threads, which tells the event loop when a thread is free again.
@@ -56,13 +58,14 @@ class TicketWorker(CeleryWorker):
         self._leave = leave
         self._hurry = threading.Event()
         self._leaving = False
+        app.steps["consumer"].add(Remote)
         signals.worker_ready.connect(lambda **_: ready(), weak=False)
         super().__init__(
             app=app,
             pool=TicketPool,
             without_gossip=True,
             without_mingle=True,
-            without_heartbeat=True,
+            without_heartbeat=True,  # see ``Remote``
             task_events=False,
             redirect_stdouts=False,
             quiet=True,
