@@ -22,7 +22,7 @@
     · ModelUnavailable
     · DeadlineExceeded
 
-Foreign errors are translated at one border each: the database's in ``shared.db.engine``, torch's in
+Foreign errors are translated at one border each: the database's in ``shared.db.driver_errors``, torch's in
 ``worker.engines``.
 """
 

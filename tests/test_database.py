@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.db import engine as module
+from shared.db import engine, postgresql, sqlite
 from shared.db.engine import Database
 from shared.errors import Unavailable
 from shared.jobs.store import JobStore
@@ -49,11 +49,11 @@ def test_a_server_is_asked_for_the_time_once_and_again_when_that_is_old(
 ) -> None:
     seen = _statements(database)
     with database.read() as connection:
-        monkeypatch.setattr(module, "_CLOCK_SECONDS", 3600.0)
+        monkeypatch.setattr(engine, "_CLOCK_SECONDS", 3600.0)
         for _ in range(5):
             database.now(connection)
         assert sum("clock_timestamp" in text for text in seen) == 1
-        monkeypatch.setattr(module, "_CLOCK_SECONDS", -1.0)
+        monkeypatch.setattr(engine, "_CLOCK_SECONDS", -1.0)
         database.now(connection)
         assert sum("clock_timestamp" in text for text in seen) == 2
 
@@ -62,7 +62,7 @@ def test_a_server_is_asked_for_the_time_once_and_again_when_that_is_old(
 def test_a_connection_that_broke_while_nobody_used_it_fails_no_request(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BELIEVED_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql, "_TRUSTED_SECONDS", 0.0)
     with database.read() as connection:
         first = connection.scalar(sa.text("SELECT pg_backend_pid()"))
     end = sa.text("SELECT pg_terminate_backend(:pid, 10000)").bindparams(pid=first)
@@ -79,7 +79,7 @@ def test_a_connection_that_was_just_used_is_not_asked_whether_it_holds(
     asked: list[object] = []
     monkeypatch.setattr(database.engine.dialect, "do_ping", asked.append)
     for seconds, times in ((3600.0, 0), (0.0, 3)):
-        monkeypatch.setattr(module, "_BELIEVED_SECONDS", seconds)
+        monkeypatch.setattr(postgresql, "_TRUSTED_SECONDS", seconds)
         for _ in range(3):
             with database.read():
                 pass
@@ -89,13 +89,13 @@ def test_a_connection_that_was_just_used_is_not_asked_whether_it_holds(
 def _transactions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Those that SQLite is asked to begin from now on for writing, a connection for each."""
     begun: list[object] = []
-    begin = module._begin_writing
+    begin = sqlite.begin_writing
 
     def note(driver: object) -> None:
         begun.append(driver)
         begin(driver)
 
-    monkeypatch.setattr(module, "_begin_writing", note)
+    monkeypatch.setattr(sqlite, "begin_writing", note)
     return begun
 
 
@@ -129,7 +129,7 @@ def test_a_writer_asks_for_another_processs_end_at_a_steady_pace(
 def test_a_writer_gives_up_when_another_process_never_ends(
     database: Database, foreign: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     with pytest.raises(Unavailable, match="database is locked"), database.write():
         pass
     foreign.execute("COMMIT")
@@ -157,7 +157,7 @@ def test_writers_of_one_process_take_turns_on_sqlite(
         assert len(begun) == 1
     second.join(30)
     assert len(begun) == 2
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     with database.write(), pytest.raises(Unavailable), database.write():
         pass
 
@@ -257,7 +257,7 @@ def test_a_process_that_is_stopped_within_a_transaction_does_not_keep_its_rows_l
 ) -> None:
     store = JobStore(database)
     job = submit(store)
-    monkeypatch.setattr(module, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(postgresql, "IDLE_SECONDS", 0.3)
     stopped = Database(database_url)
     lock = sa.text("SELECT id FROM jobs WHERE id = :id FOR UPDATE").bindparams(id=job.id)
 

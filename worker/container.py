@@ -10,7 +10,7 @@ import threading
 from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
 from shared.db.named_locks import NamedLocks
-from shared.files.retention import Kept
+from shared.files.retention import RetentionStore
 from shared.files.store import FileStore
 from shared.ids import new_id
 from shared.jobs.backoff import Backoff
@@ -122,7 +122,12 @@ class House:
         outbox = Outbox(self.database)
         self.deliverer = Deliverer(outbox, Outward(allow_private=settings.webhook_allow_private))
         self.retention = Retention(
-            settings, self.id, locks=locks, kept=Kept(self.database), outbox=outbox, storage=storage
+            settings,
+            self.id,
+            locks=locks,
+            files=RetentionStore(self.database),
+            outbox=outbox,
+            storage=storage,
         )
         # at once they would take longer, each with fewer jobs: they compete for one interpreter
         turns = threading.Lock()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.ids import pattern
-from shared.jobs.dependencies import MOST
+from shared.jobs.dependencies import MAX_DEPENDENCIES
 from shared.outward.addresses import MOST as MOST_URL
 from shared.states import Status
 from shared.webhooks.subscription import EVENTS
@@ -138,7 +138,7 @@ SUBMISSION: Schema = {
                 "pattern": f"^{pattern('job')}$",
                 "x-expects": "the id of a job",
             },
-            "maxItems": MOST,
+            "maxItems": MAX_DEPENDENCIES,
             "description": "Jobs that must have succeeded before it is queued. Where one does not, it fails.",
         },
         "group": {**NAME, "description": "A name that jobs share, to count and cancel them together."},

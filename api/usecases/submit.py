@@ -17,7 +17,7 @@ from api.usecases.input_files import Inputs
 from api.usecases.services import Accepted, Services
 from shared.errors import FieldError, InvalidInput
 from shared.files.holds import Read
-from shared.jobs.dependencies import MOST, MOST_IN_ONE_REQUEST
+from shared.jobs.dependencies import MAX_DEPENDENCIES, MAX_DEPENDENCIES_PER_REQUEST
 from shared.jobs.entities import Job, NewJob, Submitted
 from shared.jobs.submission import SubmissionResult
 from shared.json_text import json_bytes
@@ -97,8 +97,8 @@ def _all_new(
 
 
 def _check_dependencies(count: int) -> None:
-    if count > MOST_IN_ONE_REQUEST:
-        raise InvalidInput.at("/jobs", f"must depend on at most {MOST_IN_ONE_REQUEST} jobs together")
+    if count > MAX_DEPENDENCIES_PER_REQUEST:
+        raise InvalidInput.at("/jobs", f"must depend on at most {MAX_DEPENDENCIES_PER_REQUEST} jobs together")
 
 
 def _persist_all(services: Services, tenant: str, new: Sequence[NewJob]) -> Sequence[SubmissionResult]:
@@ -180,9 +180,9 @@ def _depends_on(
     ]:
         raise InvalidInput(faults[:MAX_FAULTS])
     needed = tuple(dict.fromkeys((*given, *read)))
-    if len(needed) > MOST:
+    if len(needed) > MAX_DEPENDENCIES:
         raise InvalidInput.at(
-            "/depends_on", f"must be at most {MOST} jobs, those that the input names included"
+            "/depends_on", f"must be at most {MAX_DEPENDENCIES} jobs, those that the input names included"
         )
     return needed
 

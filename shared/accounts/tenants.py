@@ -17,10 +17,10 @@ from shared.settings import Settings
 from shared.ttl_cache import Remembered
 
 #: the largest limit; PostgreSQL's Integer ends there, and no server gets near
-MOST = 2**31 - 1
-MOST_BYTES = 2**63 - 1
-#: between these a tag keeps its precision, and no tenant waits for ever
-LEAST_WEIGHT, MOST_WEIGHT = 0.01, 1000.0
+MAX_LIMIT = 2**31 - 1
+MAX_BYTES = 2**63 - 1
+#: between these, start tags keep their precision, and no tenant waits for ever
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Limits:
 
 
 NAMES: tuple[str, ...] = tuple(field.name for field in fields(Limits))
-#: what can be set for a tenant: its limits, and its weight among others, see ``shares``
+#: what can be set for a tenant: its limits, and its weight among others, see ``fair_queueing``
 SETTABLE: tuple[str, ...] = (*NAMES, "weight")
 
 
@@ -120,9 +120,9 @@ def _sum(part: sa.Select[Any]) -> sa.Select[Any]:
 
 def _check(name: str, value: float) -> None:
     if name == "weight":
-        if not LEAST_WEIGHT <= value <= MOST_WEIGHT:
-            raise InvalidInput.at("/weight", f"must be a number from {LEAST_WEIGHT} to {MOST_WEIGHT:g}")
+        if not MIN_WEIGHT <= value <= MAX_WEIGHT:
+            raise InvalidInput.at("/weight", f"must be a number from {MIN_WEIGHT} to {MAX_WEIGHT:g}")
         return
-    most = MOST_BYTES if name == "storage_bytes" else MOST
-    if name not in NAMES or not 0 <= value <= most:
-        raise InvalidInput.at(f"/{name}", f"must be 0 for none, or a number up to {most}")
+    limit = MAX_BYTES if name == "storage_bytes" else MAX_LIMIT
+    if name not in NAMES or not 0 <= value <= limit:
+        raise InvalidInput.at(f"/{name}", f"must be 0 for none, or a number up to {limit}")

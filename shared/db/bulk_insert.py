@@ -1,8 +1,8 @@
-"""New rows in one statement, however many a group commit brings.
+"""Inserts many rows in one statement.
 
-Spelled for the driver, since SQLAlchemy would process each value of every row by itself, for longer than the
-database takes for the row. PostgreSQL gets all rows as one text, in one round trip: psycopg's ``executemany``
-waits for its answers without sleeping, which took a quarter of a worker's time.
+The statement is text for the driver: SQLAlchemy would process each value of every row by itself, which takes
+longer than the database takes for the row. PostgreSQL gets all rows as one JSON text, in one round trip:
+psycopg's ``executemany`` polls for its answers without sleeping, which took a quarter of a worker's time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.json_text import to_json, to_json_list
 
 
 def insert(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows that all have the same columns; those of JSON are plain values."""
+    """Insert rows that all have the same columns; values of JSON columns are given as Python values."""
     dialect = connection.dialect
     statement = _statement(dialect.name, table, tuple(rows[0]))
     if dialect.name == "postgresql":

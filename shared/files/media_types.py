@@ -88,12 +88,12 @@ def fits(kind: str, media_type: str) -> bool:
 
 _DATA = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)?((?:;[^;,]*)*),", re.IGNORECASE)
 #: characters of a ``data:`` URI before its comma, and characters that are decoded in one step
-_MOST_HEAD, _STEP = 1024, 1 << 18
+_MAX_URI_HEAD, _STEP = 1024, 1 << 18
 
 
 def decode_data_uri(uri: str, pointer: str) -> tuple[str, bytes]:
     """Media type and content of a ``data:`` URI (RFC 2397). Raises InvalidInput at ``pointer``."""
-    if (head := _DATA.match(uri, 0, _MOST_HEAD)) is None:
+    if (head := _DATA.match(uri, 0, _MAX_URI_HEAD)) is None:
         raise InvalidInput.at(pointer, "is no data: URI; the form is data:image/png;base64,…")
     parameters = (head[2] or "").lower().split(";")
     try:

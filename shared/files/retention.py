@@ -1,4 +1,4 @@
-"""Which stored files are still needed: what rows name, and what jobs that have not ended read."""
+"""Rows of files past their time, and stored files that no row names; never one that a job still reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _in_use(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     )
 
 
-class Kept:
+class RetentionStore:
     """What retention asks the database. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

@@ -19,8 +19,9 @@ from shared.db.tables import attempts, workers
 #: how an attempt may end other than well; one that is handed back does not count
 How = Literal["failed", "canceled", "handed-back", "worker-lost"]
 
-#: attempts of one job that are told of: those that were handed back do not count against ``max_attempts``
-_MOST = 500
+#: attempts of one job that are shown: those that were handed back do not count against ``max_attempts``, so
+#: there may be any number
+MAX_SHOWN = 500
 
 #: a worker that was forgotten already has no host
 _HOST = sa.select(workers.c.host).where(workers.c.id == sa.bindparam("the_worker")).scalar_subquery()
@@ -73,12 +74,12 @@ class Attempts:
 
     def of(self, job_ids: Sequence[str]) -> dict[str, list[Attempt]]:
         """The attempts of these jobs that have ended, and not well, by job: the first one first, and the last
-        ``_MOST`` of each."""
+        ``MAX_SHOWN`` of each."""
         found: dict[str, list[Attempt]] = {job_id: [] for job_id in job_ids}
         query = sa.select(attempts).where(attempts.c.job_id.in_(job_ids))
-        query = query.order_by(attempts.c.job_id, attempts.c.attempt.desc()).limit(_MOST * len(found))
+        query = query.order_by(attempts.c.job_id, attempts.c.attempt.desc()).limit(MAX_SHOWN * len(found))
         with self._database.read() as connection:
             for row in connection.execute(query):
-                if len(found[row.job_id]) < _MOST:
+                if len(found[row.job_id]) < MAX_SHOWN:
                     found[row.job_id].append(Attempt(**row._mapping))
         return {job_id: own[::-1] for job_id, own in found.items()}

@@ -1,9 +1,10 @@
-"""Jobs that wait for others: entered with their submission, settled when what they wait for has ended.
+"""Jobs that depend on others: noted when they are submitted, settled when the others have ended.
 
-Nothing that ends a job waits for those that wait for it. An ended job that is ``awaited`` is an entry of a
-list (a partial index), and ``settle`` works the list off in small transactions of its own: the jobs that
-have all they need are queued, those that will never have it fail, and the failed ones are new entries. So a
-chain of a thousand is a thousand steps and no recursion, and who dies on the way leaves the list to upkeep.
+The transaction that ends a job does not move the jobs that depend on it. An ended job that is ``awaited`` is
+an entry of a work list, which is a partial index, and ``settle`` works the list off in small transactions of
+its own: jobs whose dependencies have all succeeded are queued, jobs with one that ended badly fail, and these
+are new entries. So a chain of a thousand jobs takes a thousand steps and no recursion, and where a process
+dies on the way, maintenance works off the rest.
 """
 
 from __future__ import annotations
@@ -27,48 +28,49 @@ from shared.jobs.rows import to_job
 from shared.jobs.scheduling.fair_queueing import FairQueue
 from shared.states import TERMINAL, Status
 
-#: jobs that one may wait for, and that those of one request may wait for together
-MOST, MOST_IN_ONE_REQUEST = 1000, 10_000
-#: ended jobs that one look at the list finds, and jobs that wait for them that one transaction moves
-_ENDED, _WAITING = 32, 500
+#: jobs that one job may depend on, and that the jobs of one request may depend on together
+MAX_DEPENDENCIES, MAX_DEPENDENCIES_PER_REQUEST = 1000, 10_000
+#: ended jobs that one query finds, and waiting jobs that one transaction moves
+_MAX_ENDED, _MAX_MOVED = 32, 500
 
-#: what is read of a job that others depend on
-_LOOK = (jobs.c.id, jobs.c.tenant, jobs.c.status, jobs.c.error)
+#: the columns that are read of a job that others depend on
+_NEEDED = (jobs.c.id, jobs.c.tenant, jobs.c.status, jobs.c.error)
 
 _Edge = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """What new jobs wait for, as it is found and locked in the transaction that submits them."""
+    """What new jobs depend on, as the transaction that submits them has found and locked it."""
 
+    #: by id of a new job, the rows of ``dependencies`` to insert
     edges: dict[str, list[_Edge]] = field(default_factory=dict)
-    #: by id, those that are there
+    #: by id, the rows of the jobs that others depend on, as far as they exist
     found: Mapping[str, Row[Any]] = field(default_factory=dict)
 
     @property
     def succeeded(self) -> set[str]:
-        """The ids of those that have succeeded."""
+        """The ids of the locked jobs that have succeeded."""
         return {job_id for job_id, row in self.found.items() if row.status == Status.SUCCEEDED}
 
     def of(self, needed: str, tenant: str) -> Row[Any] | None:
-        """The job, if it is there and the tenant's."""
+        """The row of the job, None where it does not exist or is another tenant's."""
         other = self.found.get(needed)
         return other if other is not None and other.tenant == tenant else None
 
 
 def hold(connection: Connection, rows: Sequence[dict[str, Any]], also: Collection[str] = ()) -> Waits:
-    """Let those new rows wait that depend on jobs which have not succeeded; call it before they are inserted.
+    """Make those new rows scheduled that depend on jobs which have not succeeded; call it before the insert.
 
-    What they depend on is locked, so that it cannot end between this look and the commit; ``also`` are jobs
-    that the transaction will write to later, which must not be locked out of turn then."""
+    The jobs that they depend on are locked, so that none ends between this query and the commit. ``also``:
+    ids of jobs that the transaction will write to later, locked with them in one order."""
     wanted = sorted({*also, *(needed for row in rows for needed in row["depends_on"] or ())})
     if not wanted:
         return Waits()
     found: dict[str, Row[Any]] = {}
     for ids in in_chunks(wanted):  # in the order of the ids, as everywhere
         dialects.lock_rows(connection, jobs.c.id, ids)
-        found |= {row.id: row for row in connection.execute(sa.select(*_LOOK).where(jobs.c.id.in_(ids)))}
+        found |= {row.id: row for row in connection.execute(sa.select(*_NEEDED).where(jobs.c.id.in_(ids)))}
     waits = Waits({}, found)
     for row in rows:
         others = {needed: waits.of(needed, row["tenant"]) for needed in row["depends_on"] or ()}
@@ -86,20 +88,21 @@ def hold(connection: Connection, rows: Sequence[dict[str, Any]], also: Collectio
 
 
 def enter(connection: Connection, waits: Waits, rows: Sequence[dict[str, Any]], now: float) -> list[Row[Any]]:
-    """Note what the inserted rows wait for; returns those that failed at once, as it can never be there."""
+    """Insert what the new jobs depend on; the rows of those that fail at once, since a job that they depend
+    on has ended badly or does not exist."""
     edges = [edge for row in rows for edge in waits.edges.get(row["id"], ())]
     if not edges:
         return []
     bulk_insert.insert(connection, dependencies, edges)
     tenants = {row["id"]: row["tenant"] for row in rows}
-    hopeless: dict[str, list[str]] = {}
+    unmeetable: dict[str, list[str]] = {}
     awaited = set()
     for edge in edges:
         other = waits.of(edge["needs"], tenants[edge["job_id"]])
         if edge["met"]:
             continue
         if other is None or Status(other.status) in TERMINAL:
-            hopeless.setdefault(edge["needs"], []).append(edge["job_id"])
+            unmeetable.setdefault(edge["needs"], []).append(edge["job_id"])
         else:
             awaited.add(edge["needs"])
     for ids in in_chunks(sorted(awaited)):
@@ -107,14 +110,14 @@ def enter(connection: Connection, waits: Waits, rows: Sequence[dict[str, Any]], 
             sa.update(jobs).where(jobs.c.id.in_(ids), sa.not_(jobs.c.awaited)).values(awaited=True)
         )
     failed = []
-    for needed, ids in hopeless.items():
+    for needed, ids in unmeetable.items():
         by_tenant = waits.of(needed, tenants[ids[0]])
         failed += _fail(connection, ids, needed, by_tenant, now)
     return failed
 
 
 def is_needed(connection: Connection, job_id: str) -> bool:
-    """Whether a job that has not ended waits for this one, or may still read what it made."""
+    """Whether a job that depends on this one has not ended: it may still read this one's outputs."""
     waiting = (
         sa.select(dependencies.c.job_id)
         .join(jobs, jobs.c.id == dependencies.c.job_id)
@@ -124,14 +127,16 @@ def is_needed(connection: Connection, job_id: str) -> bool:
 
 
 class Dependencies:
-    """Lets ends have their consequences for the jobs that wait for them."""
+    """Moves the jobs that depend on ended ones."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queue = FairQueue(database.dialect)
 
     def settle(self, seconds: float = 1.0) -> list[Job]:
-        """Work the list off, for about so long at most; returns the jobs that this queued or failed."""
+        """Work the list off, for about so many seconds; the jobs that this queued or failed.
+
+        Raises Unavailable."""
         deadline = time.monotonic() + seconds
         moved: list[Job] = []
         while ended := self._ended():
@@ -148,34 +153,34 @@ class Dependencies:
         return moved
 
     def _ended(self) -> list[Row[Any]]:
-        listed = sa.select(*_LOOK).where(unsettled).order_by(jobs.c.id).limit(_ENDED)
+        listed = sa.select(*_NEEDED).where(unsettled).order_by(jobs.c.id).limit(_MAX_ENDED)
         with self._database.read() as connection:
             return list(connection.execute(listed))
 
     def _go_on(self, connection: Connection, good: Sequence[str]) -> list[Row[Any]]:
-        """Queue the jobs, or some of them, that waited for nothing but these."""
+        """Queue the jobs, or some of them, whose last unmet dependencies were these succeeded jobs."""
         open_ = (dependencies.c.needs.in_(good), sa.not_(dependencies.c.met))
-        some = sa.select(dependencies.c.job_id).where(*open_).order_by(dependencies.c.needs).limit(_WAITING)
-        met = self._meet(connection, good, connection.execute(some).scalars().all())
+        some = sa.select(dependencies.c.job_id).where(*open_).order_by(dependencies.c.needs).limit(_MAX_MOVED)
+        met = self._mark_met(connection, good, connection.execute(some).scalars().all())
         moved = self._wake(connection, Counter(met))
-        _strike_off(connection, good)
+        _remove_settled(connection, good)
         return moved
 
     def _give_up(self, connection: Connection, bad: Row[Any]) -> list[Row[Any]]:
-        """Fail the jobs, or some of them, that wait for this one, be it by way of others."""
+        """Fail the jobs, or some of them, that depend on this one, directly or by way of others."""
         open_ = sa.not_(dependencies.c.met)
         below = sa.select(dependencies.c.job_id.label("id")).where(dependencies.c.needs == bad.id, open_)
         below_it = below.cte("below", recursive=True)
         further = sa.select(dependencies.c.job_id).join(below_it, dependencies.c.needs == below_it.c.id)
         below_it = below_it.union(further.where(open_))
-        lost = connection.execute(sa.select(below_it.c.id).limit(_WAITING)).scalars().all()
-        self._meet(connection, [bad.id, *lost], lost)
+        lost = connection.execute(sa.select(below_it.c.id).limit(_MAX_MOVED)).scalars().all()
+        self._mark_met(connection, [bad.id, *lost], lost)
         moved = _fail(connection, lost, bad.id, bad, self._database.now(connection)) if lost else []
-        _strike_off(connection, [bad.id, *lost])
+        _remove_settled(connection, [bad.id, *lost])
         return sorted(moved, key=lambda row: str(row.id))
 
     def _wake(self, connection: Connection, met: Counter[str]) -> list[Row[Any]]:
-        """Count what jobs no longer wait for, and queue those that wait for nothing more."""
+        """Subtract the dependencies that each job no longer waits for; queue the jobs that have none left."""
         for count in set(met.values()):
             ids = [job_id for job_id, own in met.items() if own == count]
             connection.execute(
@@ -191,24 +196,27 @@ class Dependencies:
         self._queue.tag(connection, rows)
         return transitions.apply(connection, "wake", jobs.c.id.in_([row.id for row in rows]), now=now)
 
-    def _meet(self, connection: Connection, ended: Sequence[str], waiting: Sequence[str]) -> Sequence[str]:
-        """Note that these have heard of those; returns who had not, once for each that it had not heard of.
+    def _mark_met(
+        self, connection: Connection, ended: Sequence[str], waiting: Sequence[str]
+    ) -> Sequence[str]:
+        """Mark the dependencies of the ``waiting`` jobs on the ``ended`` ones as met.
 
-        All rows that this transaction writes are locked here, in the order of their ids: whoever settles the
-        same jobs, or submits one that depends on them, waits, and two never wait for each other."""
+        Returns the id of a waiting job once for each of its dependencies that was not met before. All rows of
+        ``jobs`` that this transaction writes are locked here, in the order of their ids: a transaction that
+        settles the same jobs, or submits one that depends on them, waits, and no two deadlock."""
         dialects.lock_rows(connection, jobs.c.id, sorted({*ended, *waiting}))
-        heard = (
+        newly_met = (
             sa.update(dependencies)
             .where(dependencies.c.needs.in_(ended), dependencies.c.job_id.in_(waiting))
             .where(sa.not_(dependencies.c.met))
             .values(met=True)
             .returning(dependencies.c.job_id)
         )
-        return connection.execute(heard).scalars().all()
+        return connection.execute(newly_met).scalars().all()
 
 
-def _strike_off(connection: Connection, ids: Sequence[str]) -> None:
-    """Take those off the list that nobody waits for any more."""
+def _remove_settled(connection: Connection, ids: Sequence[str]) -> None:
+    """Take those of the ended jobs off the work list that no job waits for any more."""
     left = sa.select(dependencies.c.job_id).where(
         dependencies.c.needs == jobs.c.id, sa.not_(dependencies.c.met)
     )
@@ -219,7 +227,7 @@ def _strike_off(connection: Connection, ids: Sequence[str]) -> None:
 def _fail(
     connection: Connection, ids: Sequence[str], needed: str, other: Row[Any] | None, now: float
 ) -> list[Row[Any]]:
-    """Fail the jobs that waited for ``other``, naming it, or the job that it failed for itself."""
+    """Fail the jobs that depend on ``needed``; the error names it, or the job that it failed for itself."""
     error = {"type": "dependency-failed", "message": _reason(needed, other), "retryable": False}
     return transitions.apply(connection, "give-up", jobs.c.id.in_(ids), now=now, error=error)
 

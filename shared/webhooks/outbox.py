@@ -16,18 +16,19 @@ from shared.errors import NotFound
 from shared.json_text import to_json
 from shared.outward.addresses import destination
 from shared.webhooks import receivers
-from shared.webhooks.receivers import Receiver, Shares
+from shared.webhooks.receivers import Receiver, SendLimits
 from shared.webhooks.signing import TRY_FOR, new_secret, wait_after
 from shared.webhooks.subscription import Webhook
 
 State = Literal["pending", "delivered", "dead"]
 
-#: seconds after which a try whose sender died is made again: longer than any try may take
+#: seconds for which a delivery is its sender's, longer than any try may take; a try whose sender died is made
+#: again after them
 LEASE = 60.0
-#: characters of what went wrong with a try that are kept
-_MOST_SAID = 500
-#: deliveries of a tenant to one host that are put off together when it does not answer
-_PUT_OFF = 1000
+#: characters that are kept of the error of a try
+MAX_ERROR = 500
+#: deliveries of a tenant to one host that are postponed together when it does not answer
+_MAX_POSTPONED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,16 +104,16 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, limit: int, busy: Mapping[Receiver, int], shares: Shares) -> list[Delivery]:
-        """Take up to ``limit`` that are due, beside the ``busy`` ones, as ``receivers`` says. Each is the
-        caller's for ``LEASE`` seconds."""
-        with self._database.read() as connection:  # most looks find nothing: they shall hold nobody up
-            if not receivers.choose(connection, self._database.now(connection), limit, busy, shares):
+    def claim(self, limit: int, busy: Mapping[Receiver, int], limits: SendLimits) -> list[Delivery]:
+        """Take up to ``limit`` deliveries that are due, as ``receivers.choose`` says. Each is the caller's
+        for ``LEASE`` seconds."""
+        with self._database.read() as connection:  # most claims find nothing: they shall not block a writer
+            if not receivers.choose(connection, self._database.now(connection), limit, busy, limits):
                 return []
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
             lock = self._database.is_server
-            chosen = receivers.choose(connection, now, limit, busy, shares, lock=lock)
+            chosen = receivers.choose(connection, now, limit, busy, limits, lock=lock)
             if not chosen:
                 return []
             taken = (
@@ -124,22 +125,23 @@ class Outbox:
             return sorted(map(_record, connection.execute(taken)), key=lambda one: one.id)
 
     def delivered(self, delivery: Delivery, status: int) -> None:
-        """The receiver has it."""
+        """Note that the receiver has accepted it, with this HTTP status."""
         self._settle(delivery, lambda now: {**_ended("delivered", now), "last_error": None}, status)
 
     def failed(self, delivery: Delivery, error: str, *, status: int | None = None, wait: float = 0.0) -> None:
-        """Try again later, ``wait`` seconds at least; for the last time within a day."""
+        """Note that a try failed. The next one is made after ``wait`` seconds at least; where that is later
+        than a day after the event, the delivery is given up."""
         wait = max(wait, wait_after(delivery.tries))
 
         def values(now: float) -> dict[str, Any]:
             if now + wait > delivery.give_up_at:
-                return {**_ended("dead", now), "last_error": error[:_MOST_SAID]}
-            return {"next_at": now + wait, "last_error": error[:_MOST_SAID]}
+                return {**_ended("dead", now), "last_error": error[:MAX_ERROR]}
+            return {"next_at": now + wait, "last_error": error[:MAX_ERROR]}
 
         self._settle(delivery, values, status)
 
     def refused(self, delivery: Delivery, error: str, *, status: int) -> None:
-        """The receiver wants no more of it."""
+        """Give the delivery up: the receiver refused it for good."""
         self._settle(delivery, lambda now: {**_ended("dead", now), "last_error": error}, status)
 
     def _settle(self, delivery: Delivery, values: Any, status: int | None) -> None:
@@ -153,23 +155,23 @@ class Outbox:
             )
             connection.execute(sa.update(deliveries).where(*mine).values(last_status=status, **values(now)))
 
-    def put_off(self, tenant: str, host: str, seconds: float) -> None:
-        """Let what else of a tenant is due for a host that does not answer wait too: one try told what all
-        would find. Another tenant's deliveries to that host find out by themselves: they may go elsewhere."""
+    def postpone(self, tenant: str, host: str, seconds: float) -> None:
+        """Postpone the tenant's other due deliveries to a host that has just not answered. Those of other
+        tenants to that host are tried by themselves: the name may lead them elsewhere."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
             receiver = (deliveries.c.tenant == tenant, deliveries.c.host == host)
             due = (*receiver, delivery_pending, deliveries.c.next_at <= now)
-            waits = self._free(*due, limit=_PUT_OFF)
+            waits = self._unlocked(*due, limit=_MAX_POSTPONED)
             connection.execute(sa.update(deliveries).where(waits).values(next_at=now + seconds))
 
-    def _free(self, *which: sa.ColumnElement[bool], limit: int | None = None) -> sa.ColumnElement[bool]:
-        """It is one of these, the first due first, and nobody works on it at this moment.
+    def _unlocked(self, *which: sa.ColumnElement[bool], limit: int | None = None) -> sa.ColumnElement[bool]:
+        """The delivery is one of these, the first due first, and no other transaction has locked it.
 
-        Who moves many waits for none of them, so that no two wait for each other."""
+        A transaction that moves many passes over locked rows, so that no two deadlock."""
         found = sa.select(deliveries.c.id).where(*which).order_by(deliveries.c.next_at).limit(limit)
-        if self._database.is_server:  # a CTE: a planner may look into a mere subquery more than once
-            found = sa.select(found.with_for_update(skip_locked=True).cte().c.id)
+        if self._database.is_server:  # a CTE: a planner may run a mere subquery more than once
+            found = sa.select(dialects.skip_locked(self._database.dialect, found).cte().c.id)
         return deliveries.c.id.in_(found)
 
     def backlog(self) -> dict[State, int]:
@@ -219,8 +221,8 @@ class Outbox:
             late = {**_ended("dead", now), "last_error": "its host did not answer for a day"}
             # a try that is on its way may settle it still: an hour is more than that takes
             overdue = (delivery_pending, deliveries.c.give_up_at < now - 3600, deliveries.c.next_at <= now)
-            connection.execute(sa.update(deliveries).where(self._free(*overdue)).values(**late))
-            old = self._free(deliveries.c.ended_at < now - seconds)
+            connection.execute(sa.update(deliveries).where(self._unlocked(*overdue)).values(**late))
+            old = self._unlocked(deliveries.c.ended_at < now - seconds)
             return connection.execute(sa.delete(deliveries).where(old)).rowcount
 
     def secret(self, tenant: str) -> str:

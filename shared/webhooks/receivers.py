@@ -38,8 +38,8 @@ _TENANTS = sa.text(
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
-    """Tries at once: of one tenant to one host, and of one tenant."""
+class SendLimits:
+    """The most tries at once: of one tenant to one host, and of one tenant."""
 
     per_host: int
     per_tenant: int
@@ -50,7 +50,7 @@ def choose(
     now: float,
     limit: int,
     busy: Mapping[Receiver, int],
-    shares: Shares,
+    limits: SendLimits,
     *,
     lock: bool = False,
 ) -> list[str]:
@@ -62,9 +62,9 @@ def choose(
         sending[tenant] += tries
     waiting: Sequence[str] = connection.execute(_TENANTS, {"now": now}).scalars().all()
     turns = {
-        tenant: _of_tenant(connection, tenant, now, room, busy, shares, lock=lock)
+        tenant: _of_tenant(connection, tenant, now, room, busy, limits, lock=lock)
         for tenant in sorted(waiting, key=sending.__getitem__)[:limit]
-        if (room := min(limit, shares.per_tenant - sending[tenant])) > 0
+        if (room := min(limit, limits.per_tenant - sending[tenant])) > 0
     }
     chosen: list[str] = []
     while turns and len(chosen) < limit:
@@ -83,12 +83,12 @@ def _of_tenant(
     now: float,
     limit: int,
     busy: Mapping[Receiver, int],
-    shares: Shares,
+    limits: SendLimits,
     *,
     lock: bool,
 ) -> Iterator[str]:
     tries = {host: count for (whose, host), count in busy.items() if whose == tenant}
-    full = [host for host, count in tries.items() if count >= shares.per_host]
+    full = [host for host, count in tries.items() if count >= limits.per_host]
     due = sa.select(deliveries.c.id, deliveries.c.host).where(
         deliveries.c.tenant == tenant, delivery_pending, deliveries.c.next_at <= now
     )
@@ -97,6 +97,6 @@ def _of_tenant(
     if lock:
         due = due.with_for_update(skip_locked=True)
     for row in connection.execute(due).all():
-        if tries.get(row.host, 0) < shares.per_host:
+        if tries.get(row.host, 0) < limits.per_host:
             tries[row.host] = tries.get(row.host, 0) + 1
             yield row.id

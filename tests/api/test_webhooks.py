@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.usecases.services import Services
-from shared.webhooks.receivers import Shares
+from shared.webhooks.receivers import SendLimits
 from shared.webhooks.signing import new_secret
 from tests.api.helpers import Api, Hand, faults, jobs_there
 
@@ -71,12 +71,12 @@ def test_another_webhook_under_the_same_idempotency_key_is_another_request(api: 
 def test_a_replay_makes_an_ended_delivery_pending_again(api: Api, services: Services) -> None:
     job = api.submit(webhook={"url": URL})
     api.post(f"/v1/jobs/{job['id']}/cancel")
-    [delivery] = services.outbox.claim(1, {}, Shares(1, 1))
+    [delivery] = services.outbox.claim(1, {}, SendLimits(1, 1))
     services.outbox.refused(delivery, "gone", status=410)
     answer = api.post(f"/v1/webhooks/{delivery.id}/replay")
     assert answer.status_code == 202 and answer.json is not None
     assert (answer.json["id"], answer.json["status"]) == (delivery.id, "pending")
-    assert [one.id for one in services.outbox.claim(1, {}, Shares(1, 1))] == [delivery.id]
+    assert [one.id for one in services.outbox.claim(1, {}, SendLimits(1, 1))] == [delivery.id]
 
 
 @pytest.mark.parametrize("id", ["evt_01JZZZZZZZZZZZZZZZZZZZZZZZ", "evt_", "job_1", "..%2F", "x" * 400])
@@ -115,12 +115,12 @@ def test_deleting_a_job_forgets_what_was_delivered_and_still_delivers_the_rest(
     job = api.submit(webhook={"url": URL, "events": ["job.canceled"]})
     api.post(f"/v1/jobs/{job['id']}/cancel")
     assert api.delete(f"/v1/jobs/{job['id']}").status_code == 204
-    [delivery] = services.outbox.claim(1, {}, Shares(1, 1))
+    [delivery] = services.outbox.claim(1, {}, SendLimits(1, 1))
     services.outbox.delivered(delivery, 200)
 
     job = api.submit(webhook={"url": URL})
     api.post(f"/v1/jobs/{job['id']}/cancel")
-    [delivery] = services.outbox.claim(1, {}, Shares(1, 1))
+    [delivery] = services.outbox.claim(1, {}, SendLimits(1, 1))
     services.outbox.delivered(delivery, 200)
     api.delete(f"/v1/jobs/{job['id']}")
     assert services.outbox.of_job(job["id"], limit=1) == []

@@ -23,12 +23,12 @@ def test_what_waits_together_is_executed_together_and_each_gets_its_own_answer()
         assert gate.wait(30)
         return [item * 2 for item in items]
 
-    combiner = GroupCommit(double, most=8)
+    group = GroupCommit(double, limit=8)
     with ThreadPoolExecutor(32) as pool:
-        first = pool.submit(combiner.call, 100)
+        first = pool.submit(group.call, 100)
         assert started.wait(30)
-        rest = [pool.submit(combiner.call, n) for n in range(16)]
-        wait_until(lambda: len(combiner._waiting) == 16, what="all the others to wait")
+        rest = [pool.submit(group.call, n) for n in range(16)]
+        wait_until(lambda: len(group._waiting) == 16, what="all the others to wait")
         gate.set()
         assert first.result(30) == 200
         assert [future.result(30) for future in rest] == [n * 2 for n in range(16)]
@@ -43,9 +43,9 @@ def test_one_bad_item_fails_alone() -> None:
         gate.wait(5)
         return [1 / item for item in items]
 
-    combiner = GroupCommit(invert)
+    group = GroupCommit(invert)
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(combiner.call, n) for n in (1, 0, 2)]
+        futures = [pool.submit(group.call, n) for n in (1, 0, 2)]
         time.sleep(0.05)
         gate.set()
         assert futures[0].result(5) == 1
@@ -55,15 +55,15 @@ def test_one_bad_item_fails_alone() -> None:
 
 
 def test_an_answer_that_is_an_exception_is_raised_in_its_caller_alone() -> None:
-    combiner: GroupCommit[int, int] = GroupCommit(
+    group: GroupCommit[int, int] = GroupCommit(
         lambda items: [KeyError(item) if item < 0 else item for item in items]
     )
-    assert combiner.call(3) == 3
+    assert group.call(3) == 3
     with pytest.raises(KeyError):
-        combiner.call(-1)
+        group.call(-1)
 
 
-def test_combiners_that_take_turns_wait_for_each_other() -> None:
+def test_groups_that_take_turns_wait_for_each_other() -> None:
     turns, started, gate = threading.Lock(), threading.Event(), threading.Event()
 
     def hold(items: Sequence[int]) -> list[int | Exception]:

@@ -129,7 +129,7 @@ def test_deliveries_that_are_moved_together_do_not_wait_for_one_that_somebody_ho
                 sa.select(sa.func.count()).select_from(deliveries).where(*where)
             ).scalar_one()
 
-    moved(lambda: outbox.put_off("default", "example.com", 600), next_at=0)
+    moved(lambda: outbox.postpone("default", "example.com", 600), next_at=0)
     assert there(deliveries.c.next_at > now + 60) == 2 and there(mine, deliveries.c.next_at <= now) == 1
     moved(lambda: outbox.prune(600), next_at=0, give_up_at=0)
     assert there(deliveries.c.status == "dead") == 2 and there(mine, deliveries.c.status == "pending") == 1

@@ -19,7 +19,7 @@ from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.webhooks import signing
 from shared.webhooks.outbox import Delivery, Outbox
-from shared.webhooks.receivers import Receiver, Shares
+from shared.webhooks.receivers import Receiver, SendLimits
 from shared.webhooks.subscription import ENDINGS, EVENTS, Webhook
 from tests.jobs.factory import new_output, submit
 from tests.jobs.plans import analyze, plan, sent
@@ -55,7 +55,7 @@ def make_due(database: Database, **values: Any) -> None:
 def claim(
     outbox: Outbox, limit: int = 10, busy: Mapping[Receiver, int] | None = None, per_tenant: int = 12
 ) -> list[Delivery]:
-    return outbox.claim(limit, busy or {}, Shares(per_host=4, per_tenant=per_tenant))
+    return outbox.claim(limit, busy or {}, SendLimits(per_host=4, per_tenant=per_tenant))
 
 
 def test_a_job_without_a_webhook_writes_nothing(store: JobStore, leases: Leases, outbox: Outbox) -> None:
@@ -193,7 +193,7 @@ def test_a_host_that_does_not_answer_is_asked_once_and_not_by_every_delivery(
         store.cancel(job.id)
     [first] = claim(outbox, 1)
     outbox.failed(first, "no answer in time")
-    outbox.put_off(first.tenant, first.host, 30)
+    outbox.postpone(first.tenant, first.host, 30)
     assert claim(outbox) == []
     assert all(outbox.of_job(job.id, limit=1)[0].status == "pending" for job in jobs)
 
@@ -205,7 +205,7 @@ def test_what_one_tenant_puts_off_is_not_put_off_for_another(store: JobStore, ou
             store.cancel(heard(store, tenant=tenant).id)
     [first] = claim(outbox, 1)
     outbox.failed(first, "no answer in time")
-    outbox.put_off(first.tenant, first.host, 30)
+    outbox.postpone(first.tenant, first.host, 30)
     taken = claim(outbox, 10)
     assert len(taken) == 3 and {one.tenant for one in taken} == {"ann", "bob"} - {first.tenant}
 

@@ -11,7 +11,7 @@ import pytest
 from shared.db.engine import Database
 from shared.errors import InvalidInput, NotFound
 from shared.files.holds import Read
-from shared.files.retention import Kept
+from shared.files.retention import RetentionStore
 from shared.files.store import JOB_INPUT, FileRecord, FileStore, NewFile
 from shared.jobs.entities import Finish, Job, NewJob, Submitted, Succeeded
 from shared.jobs.leases import Leases
@@ -68,7 +68,7 @@ def test_a_file_that_is_gone_by_the_commit_is_refused_and_named(
     store: JobStore, database: Database, key: str | None
 ) -> None:
     file = upload(database)
-    assert Kept(database).expire_files(AT_ONCE, 10) == [file.key]
+    assert RetentionStore(database).expire_files(AT_ONCE, 10) == [file.key]
     there = upload(database)
     refused, taken = store.submit([reading(file.id, idempotency_key=key), reading(there.id)])
     assert isinstance(refused, InvalidInput) and isinstance(taken, Submitted)
@@ -82,7 +82,7 @@ def test_an_output_that_is_gone_by_the_commit_is_refused_by_its_id_and_by_its_jo
     ended, kept = made(store, leases), made(store, leases)
     new = [reading(ended.outputs[0].id), reading_output(ended), reading(kept.id)]
     assert all(isinstance(one, Submitted) for one in store.submit([reading_output(kept)]))
-    assert Kept(database).expire_outputs(AT_ONCE, 10) == [ended.outputs[0].key]
+    assert RetentionStore(database).expire_outputs(AT_ONCE, 10) == [ended.outputs[0].key]
     assert [isinstance(one, InvalidInput) for one in store.submit(new[:2])] == [True, True]
     waits = submit(store, input={"prompt": "x"})
     assert isinstance(store.submit([reading_output(waits)])[0], Submitted), "it has made nothing yet"
@@ -119,7 +119,7 @@ def test_what_a_submission_holds_is_not_removed_while_it_commits(
     removed: list[Future[list[str]]] = []
 
     def retention() -> bool:
-        removed or removed.append(started(lambda: Kept(other).expire_files(AT_ONCE, 10)))
+        removed or removed.append(started(lambda: RetentionStore(other).expire_files(AT_ONCE, 10)))
         # SQLite lets nobody else write before the commit
         return database.dialect == "sqlite" or removed[0].done()
 
@@ -142,7 +142,7 @@ def test_a_submission_that_meets_a_removal_is_refused(
         return database.dialect == "sqlite" or waiting(database) > 0
 
     pause(database, "DELETE FROM files", submission)
-    assert Kept(database).expire_files(AT_ONCE, 10) == [file.key]
+    assert RetentionStore(database).expire_files(AT_ONCE, 10) == [file.key]
     [answer] = answers[0].result(30)
     assert isinstance(answer, InvalidInput)
 

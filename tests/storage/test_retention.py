@@ -11,7 +11,7 @@ from shared.db.engine import Database
 from shared.db.named_locks import NamedLocks
 from shared.db.tables import job_inputs
 from shared.errors import NotFound
-from shared.files.retention import Kept
+from shared.files.retention import RetentionStore
 from shared.files.store import FileRecord, FileStore, NewFile
 from shared.ids import new_id
 from shared.jobs.entities import Finish, Job, NewModel, NewOutput, Succeeded
@@ -48,7 +48,7 @@ class House:
             settings,
             "wrk_1",
             locks=NamedLocks(self.database),
-            kept=Kept(self.database),
+            files=RetentionStore(self.database),
             outbox=Outbox(self.database),
             storage=self.storage,
         ).round()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from shared.chunks import in_chunks
 from shared.db.named_locks import NamedLocks
 from shared.errors import Unavailable
-from shared.files.retention import Kept
+from shared.files.retention import RetentionStore
 from shared.settings import Settings
 from shared.storage.base import Storage
 from shared.webhooks.outbox import Outbox
@@ -35,7 +35,7 @@ class Retention:
         worker_id: str,
         *,
         locks: NamedLocks,
-        kept: Kept,
+        files: RetentionStore,
         outbox: Outbox,
         storage: Storage,
     ) -> None:
@@ -44,7 +44,7 @@ class Retention:
         self._keep_orphans = 3600 * settings.keep_orphans_hours
         self._worker_id = worker_id
         self._locks = locks
-        self._kept = kept
+        self._files = files
         self._outbox = outbox
         self._storage = storage
         self._looked: float | None = None
@@ -65,11 +65,11 @@ class Retention:
         if not self._locks.try_lock(_LOCK, self._worker_id, 3 * _EVERY):
             return
         self._outbox.prune(_KEEP_DELIVERIES)
-        self._expire("output", self._kept.expire_outputs, self._keep_outputs)
-        self._expire("uploaded file", self._kept.expire_files, self._keep_uploads)
+        self._expire("output", self._files.expire_outputs, self._keep_outputs)
+        self._expire("uploaded file", self._files.expire_files, self._keep_uploads)
         now = time.monotonic()
         self._storage.sweep()
-        self._expire("input of no job", self._kept.expire_unread_inputs, self._keep_orphans)
+        self._expire("input of no job", self._files.expire_unread_inputs, self._keep_orphans)
         if self._keep_orphans and (self._looked is None or now - self._looked >= _LOOK_EVERY):
             self._looked = now
             self.remove_orphans()
@@ -77,9 +77,9 @@ class Retention:
     def remove_orphans(self) -> None:
         """Remove what lies in the storage and no row names. Raises Unavailable."""
         for prefix, unnamed in (
-            ("files", self._kept.unnamed_files),
-            ("outputs", self._kept.unnamed_outputs),
-            ("models", self._kept.unnamed_models),
+            ("files", self._files.unnamed_files),
+            ("outputs", self._files.unnamed_outputs),
+            ("models", self._files.unnamed_models),
         ):
             # first what is stored, then the rows: a row that comes between them protects its file
             for keys in in_chunks(self._storage.older(prefix, self._keep_orphans), _BATCH):

@@ -13,14 +13,14 @@ from shared.errors import Refused, Unavailable, Unreachable
 from shared.outward import Limits, Outward
 from shared.webhooks import signing
 from shared.webhooks.outbox import LEASE, Delivery, Outbox
-from shared.webhooks.receivers import Receiver, Shares
+from shared.webhooks.receivers import Receiver, SendLimits
 from worker.health.awake_clock import awake_seconds
 
 log = logging.getLogger(__name__)
 
 #: tries at once in one process; those among them of one tenant to one host, and of one tenant, who leaves
 #: some to others even where nobody else has any
-SENDERS, SHARES = 16, Shares(per_host=4, per_tenant=12)
+SENDERS, SEND_LIMITS = 16, SendLimits(per_host=4, per_tenant=12)
 #: seconds between two looks for what is due
 _LOOK_EVERY = 1.0
 #: seconds between two tries to write down how one went
@@ -70,7 +70,7 @@ class Deliverer:
         if (room := SENDERS - busy.total()) <= 0:
             return 0
         until = awake_seconds() + LEASE
-        due = self._outbox.claim(room, busy, SHARES)
+        due = self._outbox.claim(room, busy, SEND_LIMITS)
         for delivery in due:
             with self._changed:
                 self._busy[_receiver(delivery)] += 1
@@ -127,7 +127,7 @@ class Deliverer:
 
     def _unreached(self, delivery: Delivery, error: str) -> None:
         self._outbox.failed(delivery, error)
-        self._outbox.put_off(*_receiver(delivery), signing.wait_after(delivery.tries))
+        self._outbox.postpone(*_receiver(delivery), signing.wait_after(delivery.tries))
 
     def _heard(self, delivery: Delivery, status: int, asked: str) -> Callable[[], None]:
         """What settles a try that was answered. ``asked`` is the receiver's ``Retry-After``."""
