@@ -14,9 +14,10 @@ from celery import signals
 from celery.exceptions import SecurityWarning
 
 from shared.jobs.entities import TRAINING_QUEUE
-from shared.messaging.tickets import TICKET, make_celery
+from shared.messaging.tickets import make_celery
 from shared.settings import Settings
 from worker.celery.pool import TicketWorker
+from worker.celery.ticket_task import register_ticket_task
 from worker.container import House
 from worker.kiln.cpu_threads import spin_briefly
 
@@ -36,10 +37,7 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
     house = House(settings, name)
     _step_behind_the_kiln()
     app = make_celery(settings)
-
-    @app.task(name=TICKET, ignore_result=True)
-    def ticket(queue: str) -> None:
-        house.runner.ticket(queue)
+    register_ticket_task(app, house.runner.ticket)
 
     def ready() -> None:
         house.open()
