@@ -47,18 +47,27 @@ def test_a_ticket_is_a_message_that_celery_itself_reads(redis_url: str, tmp_path
     tickets.close()
 
 
-def test_a_ticket_is_taken_once(redis_url: str, tmp_path: Path) -> None:
+def test_each_ticket_has_an_id_of_its_own(redis_url: str, tmp_path: Path) -> None:
+    """Celery's tools tell tickets apart by it."""
+    settings = settings_for(redis_url, tmp_path)
+    tickets = Tickets(settings)
+    tickets.send("identified", 3)
+    assert wait_for(tickets, "identified", 3) == 3
+    with make_celery(settings).connection_for_read() as connection:
+        queue = connection.SimpleQueue(queue_name("identified"))
+        messages = [queue.get(timeout=5) for _ in range(3)]
+    assert len({message.headers["id"] for message in messages}) == 3
+    tickets.close()
+
+
+def test_a_queue_keeps_a_bounded_number_of_tickets(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.messaging.tickets.MAX_TICKETS", 700)
     tickets = Tickets(settings_for(redis_url, tmp_path))
-    tickets.send("taken", 3)
-    assert wait_for(tickets, "taken", 3) == 3
-    assert [tickets.take("taken", 2) for _ in range(3)] == [2, 1, 0]
+    tickets.send("bounded", 1200)
     tickets.close()
-
-
-def test_no_ticket_is_there_while_redis_is_away(tmp_path: Path) -> None:
-    tickets = Tickets(settings_for("redis://127.0.0.1:1/0", tmp_path))
-    assert not tickets.take("default")
-    tickets.close()
+    assert connect(redis_url, timeout=5).llen(queue_name("bounded")) == 700
 
 
 def test_sending_does_not_wait_for_a_redis_that_is_away(

@@ -15,10 +15,10 @@ from celery import signals
 from celery.exceptions import SecurityWarning
 
 from shared.jobs.entities import TRAINING_QUEUE
-from shared.messaging.tickets import TICKET, make_celery
+from shared.messaging.tickets import make_celery
 from shared.settings import Settings
 from worker.celery.pool import TicketWorker
-from worker.celery.request import TicketRequest, running
+from worker.celery.ticket_task import register_ticket_task
 from worker.container import House
 from worker.kiln.cpu_threads import spin_briefly
 
@@ -38,10 +38,7 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
     house = House(settings, name)
     _step_behind_the_kiln()
     app = make_celery(settings)
-
-    @app.task(name=TICKET, ignore_result=True, bind=True, Request=f"{TicketRequest.__module__}:TicketRequest")
-    def ticket(self: Any, queue: str) -> None:
-        house.runner.ticket(queue, partial(_show, self.request.id))
+    register_ticket_task(app, house.runner.ticket)
 
     def ready() -> None:
         house.open()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from shared.chunks import in_chunks
 from shared.errors import Unavailable
 from shared.messaging.client import connect, kombu_url
 from shared.settings import Settings
@@ -20,37 +17,38 @@ if TYPE_CHECKING:
     from celery import Celery
 
 TICKET = "qanvas.ticket"
-#: the key that ``ping`` writes
+#: the key that ``Tickets.ping`` writes
 _PROBE = "qanvas:writable"
 
 log = logging.getLogger(__name__)
 
-#: tickets that a queue needs at most: more than all workers together take until upkeep looks again
-MOST_TICKETS = 10_000
-#: tickets in one round trip
+#: a queue keeps at most so many tickets, the newest: more than all workers together take between two rounds
+#: of maintenance. It bounds the memory that tickets take in Redis
+MAX_TICKETS = 10_000
+#: tickets in one pipeline
 _BATCH = 500
-#: seconds for which tickets gather after some were sent, so many for each of them: a round trip for each
-#: commit took a tenth of a submission. The first after a pause does not wait; where many come there is work
-#: enough
-_GATHER, _GATHER_EACH, _GATHER_MOST = 0.02, 0.005, 0.1
+#: seconds between two sends: the first, so much more for each ticket just sent, and at most the last. A round
+#: trip for each commit took a tenth of a submission. The first ticket after a pause is sent at once
+_GATHER, _GATHER_EACH, _MAX_GATHER = 0.02, 0.005, 0.1
 #: seconds Redis may take for one command before it counts as away
 _TIMEOUT = 5.0
-#: and for tickets that a worker takes by itself, which others of its jobs may wait behind
-_TAKE_TIMEOUT = 0.5
+#: seconds that a readiness check waits for Redis
+_PING_TIMEOUT = 0.5
 
 
 def queue_name(queue: str) -> str:
-    """The name in Redis of one of Qanvas's queues."""
+    """The name that one of Qanvas's queues has in Celery, and as a key in Redis."""
     return f"qanvas.{queue}"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """The Celery app, for the side that sends tickets and the side that takes them.
+    """The Celery app, for senders and consumers of tickets and for Celery's own commands.
 
-    Without ack emulation Celery 5.7 outlives a restart of Redis (with it, a partly loaded worker exits).
-    A ticket can be lost that way; leases and upkeep in the database make that harmless. Queues are not
-    declared: tickets are pushed to a queue by its name, and a Redis without memory would refuse the binding
-    that a declaration writes, and so end a worker that connects.
+    * Without acknowledgement emulation Celery 5.7 survives a restart of Redis; with it, a worker whose slots
+      are partly taken exits. A ticket can be lost that way: maintenance sends it again.
+    * Queues are not declared. A ticket is published to a queue by its name, and a declaration writes a
+      binding, which a Redis without free memory refuses: a worker that connects would exit.
+    * Celery's step for remote control is left out: ``worker.celery.bootsteps`` has one.
     """
     from celery import Celery
     from kombu import Exchange, Queue
@@ -68,8 +66,8 @@ def make_celery(settings: Settings) -> Celery:
         accept_content=["json"],
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
-        worker_enable_remote_control=False,  # worker.celery.remote does that
-        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
@@ -84,12 +82,12 @@ def make_celery(settings: Settings) -> Celery:
 
 
 class Tickets:
-    """Sends tickets from a thread of its own: a Redis that hangs must not hold up a request."""
+    """Sends tickets from a thread of its own: a Redis that hangs must not delay a request."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._redis = connect(settings.redis_url, timeout=_TIMEOUT)
-        self._taking = connect(settings.redis_url, timeout=_TAKE_TIMEOUT, retry=False)
+        self._probe = connect(settings.redis_url, timeout=_PING_TIMEOUT, retry=False)
+        self._publisher = _Publisher(settings)
         self._pending: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -97,22 +95,13 @@ class Tickets:
         self._thread.start()
 
     def send(self, queue: str, count: int = 1) -> None:
-        """Send so many tickets soon. Never blocks; where Redis is away, upkeep sends them later."""
+        """Send so many tickets soon. Never blocks; while Redis is away, maintenance sends them later."""
         with self._changed:
             self._pending[queue] += count
             self._changed.notify()
 
-    def take(self, queue: str, most: int = 1) -> int:
-        """Take tickets as Celery would; how many, none where Redis does not answer at once."""
-        import redis
-
-        try:
-            return len(self._taking.rpop(queue_name(queue), most) or ())
-        except redis.RedisError:
-            return 0
-
     def waiting(self, queue: str) -> int:
-        """How many tickets lie in Redis for a queue. Raises Unavailable."""
+        """How many tickets of a queue are in Redis. Raises Unavailable."""
         import redis
 
         try:
@@ -125,7 +114,7 @@ class Tickets:
         import redis
 
         try:
-            self._taking.set(_PROBE, "", ex=60)
+            self._probe.set(_PROBE, "", ex=60)
         except redis.ResponseError as error:
             raise Unavailable("Redis takes no writes", str(error)) from error
         except redis.RedisError as error:
@@ -138,64 +127,73 @@ class Tickets:
             self._changed.notify()
         self._thread.join(timeout=_TIMEOUT)
         self._redis.close()
-        self._taking.close()
+        self._probe.close()
 
     def _publish_forever(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closed.is_set())
                 if not self._pending:
-                    return
+                    break
                 pending, self._pending = self._pending, Counter()
             try:
-                self._publish(pending)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the rows are safe and upkeep will send again
-                log.warning("tickets not sent, upkeep will send them again: %s", error)
-            self._closed.wait(min(max(_GATHER, _GATHER_EACH * pending.total()), _GATHER_MOST))
+                self._publisher.publish(pending)
+                self._drop_oldest(pending)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rows are safe: maintenance sends again
+                log.warning("tickets not sent, maintenance will send them again: %s", error)
+                self._publisher.close()
+            self._closed.wait(min(max(_GATHER, _GATHER_EACH * pending.total()), _MAX_GATHER))
+        self._publisher.close()
 
-    def _publish(self, pending: Counter[str]) -> None:
-        for queue, count in pending.items():
-            ticket = _ticket(self._settings, queue)
-            for some in in_chunks(ticket.copies(count), _BATCH):
-                if self._redis.lpush(queue_name(queue), *some) > MOST_TICKETS:
-                    self._redis.ltrim(queue_name(queue), 0, MOST_TICKETS - 1)
+    def _drop_oldest(self, queues: Iterable[str]) -> None:
+        """Keep the newest ``MAX_TICKETS`` of each queue. Raises RedisError."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for queue in queues:
+                pipeline.ltrim(queue_name(queue), 0, MAX_TICKETS - 1)
+            pipeline.execute()
 
 
-class _Ticket:
-    """A message as kombu makes it, made once: making one for each ticket took a third of a submission."""
+class _Publisher:
+    """Publishes tickets in bulk with kombu's producer, over one connection. One thread at a time."""
 
-    def __init__(self, channel: Any, queue: str, message: Any) -> None:
-        from kombu.serialization import dumps
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._app: Celery | None = None
+        self._connection: Any = None
+        self._producer: Any = None
+        #: by queue, the message whose copies, each with an id of its own, are its tickets
+        self._messages: dict[str, Any] = {}
 
-        content_type, encoding, body = dumps(message.body, "json")
-        made = channel.prepare_message(
-            body, None, content_type, encoding, message.headers, dict(message.properties)
+    def publish(self, counts: Counter[str]) -> None:
+        """Publish so many tickets to each queue, in one pipeline for each ``_BATCH`` of them.
+
+        Raises kombu's and Redis's errors; part of the tickets may have been published then."""
+        app = self._app = self._app or make_celery(self._settings)
+        if self._producer is None:
+            self._connection = app.connection_for_write()
+            # a channel of its own: ``default_channel`` tries for seconds to connect
+            self._producer = app.amqp.Producer(self._connection.channel(), auto_declare=False)
+        with self._producer.batch(_BATCH):
+            for queue, count in counts.items():
+                if (message := self._messages.get(queue)) is None:
+                    kwargs = {"queue": queue}
+                    message = self._messages[queue] = app.amqp.as_task_v2("", TICKET, kwargs=kwargs)
+                for _ in range(count):
+                    self._publish_one(queue_name(queue), message)
+
+    def _publish_one(self, routing_key: str, message: Any) -> None:
+        ticket_id = str(uuid.uuid4())
+        self._producer.publish(
+            message.body,
+            exchange="",
+            routing_key=routing_key,
+            serializer="json",
+            headers={**message.headers, "id": ticket_id, "root_id": ticket_id},
+            correlation_id=ticket_id,
         )
-        channel.basic_publish(made, "", queue_name(queue), _publish_batch=self)
-        #: unique; what follows it tells the copies apart
-        self._tag: str = made["properties"]["delivery_tag"]
-        self._id: str = message.properties["correlation_id"]
-        self._numbers = itertools.count()
 
-    def add(self, _command: str, _key: str, payload: str) -> None:
-        """Kombu hands over what it would send."""
-        self._payload = payload
-
-    def copies(self, count: int) -> Iterator[str]:
-        """Each has an id and a delivery tag of its own."""
-        for number in itertools.islice(self._numbers, count):
-            own = self._payload.replace(self._tag, f"{self._tag}-{number}")
-            yield own.replace(self._id, f"{self._id}-{number}")
-
-
-@lru_cache(maxsize=4)
-def _celery(settings: Settings) -> Celery:
-    return make_celery(settings)
-
-
-@lru_cache(maxsize=256)
-def _ticket(settings: Settings, queue: str) -> _Ticket:
-    app = _celery(settings)
-    with app.connection_for_write() as connection:
-        message = app.amqp.as_task_v2(f"ticket-{uuid.uuid4().hex}", TICKET, kwargs={"queue": queue})
-        return _Ticket(connection.default_channel, queue, message)
+    def close(self) -> None:
+        """Close the connection; the next ``publish`` opens another."""
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            connection.release()

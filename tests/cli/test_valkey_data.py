@@ -215,7 +215,7 @@ def test_every_key_but_tickets_expires_and_tickets_are_bounded(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings.from_env({"QANVAS_DATA": str(tmp_path), "QANVAS_REDIS_URL": redis_url})
-    monkeypatch.setattr("shared.messaging.tickets.MOST_TICKETS", 700)
+    monkeypatch.setattr("shared.messaging.tickets.MAX_TICKETS", 700)
     client = connect(redis_url, timeout=5)
     tickets, events = Tickets(settings), Events(redis_url)
     try:

@@ -6,12 +6,12 @@ import logging
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from shared.db.group_commit import GroupCommit
 from shared.errors import DeviceFault, LeaseLost, Unavailable
@@ -36,24 +36,8 @@ from worker.media.encoders import encoder_of
 
 log = logging.getLogger(__name__)
 
-#: seconds for which a thread takes its tickets by itself
-_OWN_TICKETS = 1.0
 #: seconds between two looks, while no jobs are taken, whether the worker leaves
 _LOOK_EVERY = 0.5
-
-
-class _Asked(NamedTuple):
-    """A thread's wish for a job: with a ticket that Celery ``brought``, or one that is still to be taken."""
-
-    queue: str
-    brought: bool
-
-
-Show = Callable[[str | None], None]
-
-
-def _unseen(_: str | None) -> None:
-    """Nobody looks."""
 
 
 class Runner:
@@ -103,48 +87,31 @@ class Runner:
         self.trouble: str | None = None
         #: called when the worker takes itself out
         self.retired: Callable[[], None] = lambda: None
-        self._claims: GroupCommit[_Asked, Job | None] = GroupCommit(self._claim, turns=turns)
+        self._claims: Combiner[str, Job | None] = Combiner(self._claim, turns=turns)
 
-    def ticket(self, queue: str, show: Show = _unseen) -> None:
-        """Run the best job of the queue, if there is one; then, for a while, do so for further tickets.
-        ``show`` is told the id of each job that is run, and None after it.
-
-        Taking those here spares Celery's way from Redis to a thread, which takes as long as claiming a job
-        and writing its end. Other queues have their turn after that while."""
+    def ticket(self, queue: str, claimed: Callable[[Job], None] = lambda _: None) -> None:
+        """Run the best job of the queue, if there is one; ``claimed`` is called with it before it runs."""
         try:
-            self._serve(queue, show)
+            while not self._fitness.wait(_LOOK_EVERY) and not self.leaving:
+                continue  # the ticket is kept: sent back, it would come here again at once
+            self._run_one(queue, claimed)
         except Unavailable as error:
             log.warning("no job is taken while the database is away: %s", error)
             time.sleep(_LOOK_EVERY)
             self._tickets.send(queue)
 
-    def _serve(self, queue: str, show: Show) -> None:
-        while not self._fitness.wait(_LOOK_EVERY) and not self.leaving:
-            continue  # the ticket is kept: sent back, it would come here again at once
-        until = time.monotonic() + _OWN_TICKETS
-        more = self._ticket(_Asked(queue, brought=True), show)
-        while more and self._fitness.wait(0) and queue != TRAINING_QUEUE and time.monotonic() < until:
-            more = self._ticket(_Asked(queue, brought=False), show)
-
-    def _ticket(self, asked: _Asked, show: Show) -> bool:
-        """Run a job. False when there was none, or may be none here now."""
-        queue = asked.queue
+    def _run_one(self, queue: str, claimed: Callable[[Job], None]) -> None:
         with self._room(queue) as room:
             if self.leaving:
-                if asked.brought:
-                    self._tickets.send(queue)  # for another worker
-                return False
-            if not room or (job := self._claims.call(asked)) is None:
-                return False
-            show(job.id)
-            try:
-                with self._pace.measured(queue):
-                    self._run(job)
-            finally:
-                show(None)
-            if queue == TRAINING_QUEUE:  # tickets that found no room meanwhile are gone
+                self._tickets.send(queue)  # for another worker
+                return
+            if not room or (job := self._claims.call(queue)) is None:
+                return
+            claimed(job)
+            with self._pace.measured(queue):
+                self._run(job)
+            if queue == TRAINING_QUEUE:  # tickets that came while the training slot was taken are gone
                 self._tickets.send(queue)
-            return True
 
     def leave(self, grace: float, hurry: threading.Event) -> None:
         """Take no more jobs. Those that run may end within ``grace`` seconds, or until ``hurry`` is set; then
@@ -177,19 +144,18 @@ class Runner:
         else:
             yield taken
 
-    def _claim(self, asked: Sequence[_Asked]) -> list[Job | Exception | None]:
-        """A job for each ticket, as far as they go; models that jobs here wait for are as good as loaded."""
+    def _claim(self, queues: Sequence[str]) -> list[Job | Exception | None]:
+        """A job for each ticket of these queues, as far as they go.
+
+        A model that jobs here wait for counts as loaded."""
         # two tenants' models of one name are taken for one: a wrong guess costs a place out of turn at most
         loaded = {model.rpartition("/")[2] for model in self._kiln.models}
         resident = loaded | {held.job.model for held in self._keeper.held()}
-        found: dict[str, Iterator[Job]] = {}
-        for queue in {one.queue for one in asked}:
-            limit = asked.count(_Asked(queue, brought=True))
-            if missing := asked.count(_Asked(queue, brought=False)):
-                limit += self._tickets.take(queue, missing)
-            jobs = self._leases.claim(self._worker_id, queue, limit=limit, resident=resident) if limit else ()
-            found[queue] = iter(jobs)
-        return [next(found[one.queue], None) for one in asked]
+        found = {
+            queue: iter(self._leases.claim(self._worker_id, queue, limit=count, resident=resident))
+            for queue, count in Counter(queues).items()
+        }
+        return [next(found[queue], None) for queue in queues]
 
     def _run(self, job: Job) -> None:
         held = Held(job, self._events, self._scratch.begin)

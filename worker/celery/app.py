@@ -1,34 +1,31 @@
-"""The Celery app, for Celery's own tools: ``celery -A worker.celery.app inspect active``.
+"""The app for Celery's own commands: ``celery -A worker.celery.app status``, ``inspect active``, ``flower``.
 
-Importing this module reads the settings, as those tools want an app to be there: no other module does so.
-Workers are started by ``qanvas worker``, which brings the kiln and all that is beside it.
+Importing this module reads the settings from the environment, because those commands import an app by name.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from celery import signals
 
+from shared.errors import ConfigurationError
 from shared.messaging.tickets import make_celery
-from shared.settings import SETTINGS, Settings
-
-_DEFAULT_REDIS = next(setting.default for setting in SETTINGS if setting.name == "redis_url")
-
-
-def _settings() -> Settings:
-    """Those of the environment; where no Redis is named, what ``qanvas up`` keeps in the data folder."""
-    settings = Settings.from_env()
-    socket = settings.data / "valkey" / "valkey.sock"
-    if settings.redis_url == _DEFAULT_REDIS and socket.exists():
-        return settings.with_(redis_url=f"redis+socket://{socket}")
-    return settings
+from shared.settings import Settings
+from worker.celery.pool import TicketWorker
+from worker.celery.ticket_task import register_ticket_task
 
 
-def _refuse(**_: Any) -> None:
-    sys.exit("start workers with: qanvas worker; `celery worker` would take tickets and run no jobs")
+def _refuse_ticket(_queue: str, _claimed: object) -> None:
+    raise ConfigurationError("this process runs no jobs; start workers with: qanvas worker")
 
 
-app = make_celery(_settings())
-signals.celeryd_init.connect(_refuse, weak=False)
+def _refuse_worker(instance: Any, **_: Any) -> None:
+    """``celery worker`` would take tickets and run no jobs: it has neither a device nor a lease keeper."""
+    if not isinstance(instance, TicketWorker):
+        raise SystemExit("celery worker runs no jobs; start workers with: qanvas worker")
+
+
+app = make_celery(Settings.from_env())
+register_ticket_task(app, _refuse_ticket)
+signals.celeryd_init.connect(_refuse_worker, weak=False)

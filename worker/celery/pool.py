@@ -1,4 +1,4 @@
-"""Celery's worker, as it serves us: threads that take tickets, and signals that let jobs end well."""
+"""Celery's worker and its pool of threads, with a drain on SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from celery.apps.worker import Worker as CeleryWorker
 from celery.concurrency.thread import TaskPool
 from celery.worker import state
 
-from worker.celery.remote import Remote
+from worker.celery.bootsteps import Heartbeat, RemoteControl
 
 
 class TicketPool(TaskPool):
-    """Celery's pool of threads, which tells the event loop when a thread is free again.
+    """Celery's pool of threads, which wakes the event loop when a thread becomes free.
 
-    With prefetching disabled the loop asks for no ticket while all threads are taken; unwoken, it would look
-    again only after its poll of a second.
+    With prefetching disabled the loop asks for no ticket while all threads are taken. Unless it is woken, it
+    looks again after its poll of a second.
     """
 
     _hub: Any = None
@@ -38,13 +38,14 @@ class TicketPool(TaskPool):
 
 
 def _nothing() -> None:
-    """Waking the loop is all."""
+    """The call wakes the loop; nothing else is to do."""
 
 
 class TicketWorker(CeleryWorker):
-    """Celery's worker with our signals: the first one calls ``leave``, the second sets its ``hurry``.
+    """Celery's worker, which drains: SIGTERM, SIGINT or ``celery control shutdown`` calls ``leave``.
 
-    ``ready`` is called once tickets are consumed.
+    ``leave`` runs on a thread of its own and is given an event that the second signal sets: hurry. ``ready``
+    is called once tickets are consumed.
     """
 
     def __init__(
@@ -60,13 +61,13 @@ class TicketWorker(CeleryWorker):
         self._leaving = False
         app.steps["consumer"].add(Remote)
         signals.worker_ready.connect(lambda **_: ready(), weak=False)
+        app.steps["consumer"].update((Heartbeat, RemoteControl))
         super().__init__(
             app=app,
             pool=TicketPool,
             without_gossip=True,
             without_mingle=True,
-            without_heartbeat=True,  # see ``Remote``
-            task_events=False,
+            without_heartbeat=True,
             redirect_stdouts=False,
             quiet=True,
             **options,
@@ -80,6 +81,11 @@ class TicketWorker(CeleryWorker):
         for queue in list(self.app.amqp.queues):
             consumer.call_soon(consumer.cancel_task_queue, queue)
 
+    def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
+        """Take no more tickets, wait for those that run, and end: jobs get ``leave``'s time for that."""
+        self._begin_leaving()
+        super().stop(in_sighandler=in_sighandler, exitcode=exitcode)
+
     def install_platform_tweaks(self, worker: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -88,8 +94,12 @@ class TicketWorker(CeleryWorker):
         if self._leaving:
             self._hurry.set()
             return
-        self._leaving = True
-        # Celery takes no more tickets, waits for those that run, and exits with this status
+        self._begin_leaving()
+        # Celery's event loop looks at this, calls ``stop``, and exits with this status
         state.should_stop = 0  # type: ignore[assignment]
-        # in a thread of its own: a signal's handler may not wait
-        threading.Thread(target=self._leave, args=(self._hurry,), name="leaving", daemon=True).start()
+
+    def _begin_leaving(self) -> None:
+        if not self._leaving:
+            self._leaving = True
+            # in a thread of its own: a signal handler may not wait
+            threading.Thread(target=self._leave, args=(self._hurry,), name="leaving", daemon=True).start()

@@ -16,7 +16,7 @@ from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.jobs.workers import WorkerRegistry
 from shared.messaging.events import Events
-from shared.messaging.tickets import MOST_TICKETS, Tickets
+from shared.messaging.tickets import MAX_TICKETS, Tickets
 from shared.states import Status
 from worker.attempts.announcement import announce
 from worker.attempts.checkpoints import Checkpoints
@@ -176,7 +176,7 @@ class Upkeep:
         last round too is sent again."""
         before, self._missing = self._missing, {}
         # what is set aside gets its ticket when it is let in
-        for queue, ready in self._jobs.ready(MOST_TICKETS).items():
+        for queue, ready in self._jobs.ready(MAX_TICKETS).items():
             missing = ready - self._tickets.waiting(queue)
             if missing <= 0:
                 continue

@@ -1,0 +1,139 @@
+"""What operators know of Celery works against a running worker: its own commands, and Flower."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.settings import Settings
+from shared.states import Status
+from tests.servers import free_port, wait_until
+from tests.worker.conftest import Shop
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    own = {name: text for name, text in os.environ.items() if not name.startswith("QANVAS_")}
+    return own | settings.as_env()
+
+
+def _celery(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.celery.app", *arguments],
+        cwd=ROOT,
+        env=_environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def _inspect(shop: Shop, what: str) -> Any:
+    """What the only worker answered."""
+    done = _celery(shop.settings, "inspect", "--json", "--timeout", "5", what)
+    assert done.returncode == 0, done.stderr
+    return next(iter(json.loads(done.stdout).values()))
+
+
+@pytest.mark.parametrize("open_all_day", ["sqlite"], indirect=True)
+def test_status_and_ping_name_the_worker(open_all_day: Shop) -> None:
+    shop = open_all_day
+    [worker] = shop.leases.workers(alive_within=60)
+    status = _celery(shop.settings, "status")
+    assert status.returncode == 0, status.stderr
+    assert f"{worker.id}@{worker.host}: OK" in status.stdout
+    assert "1 node online" in status.stdout
+    assert _inspect(shop, "ping") == {"ok": "pong"}
+
+
+@pytest.mark.parametrize("open_all_day", ["sqlite"], indirect=True)
+def test_inspect_tells_the_job_of_a_ticket_the_queues_and_the_size_of_the_pool(open_all_day: Shop) -> None:
+    shop = open_all_day
+    long = shop.draw(steps=400, step_seconds=0.1)
+    shop.wait_for_step(long, 1)
+    [ticket] = _inspect(shop, "active")
+    assert (ticket["name"], ticket["kwargs"]) == ("qanvas.ticket", {"queue": "default"})
+    assert ticket["job_id"] == long
+    shop.jobs.cancel(long)
+    assert shop.wait(long).status is Status.CANCELED
+    wait_until(lambda: not _inspect(shop, "active"), 30, what="the ticket to end")
+    queues = {queue["name"] for queue in _inspect(shop, "active_queues")}
+    assert queues == {f"qanvas.{queue}" for queue in shop.settings.queues}
+    mixed = len(shop.settings.queues) > 1
+    assert _inspect(shop, "stats")["pool"]["max-concurrency"] == shop.settings.slots + mixed
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_control_shutdown_drains_the_worker_as_a_signal_does(shop: Shop) -> None:
+    worker = shop.worker(drain_seconds=0.5)
+    long = shop.draw(steps=400, step_seconds=0.1)
+    shop.wait_for_step(long, 1)
+    assert _celery(shop.settings, "control", "shutdown").returncode in (0, 69)  # nobody answers: it leaves
+    assert worker.wait(60) == 0
+    assert shop.jobs.get(long).status is Status.QUEUED
+
+
+def test_celery_worker_refuses_to_take_tickets_for_jobs_that_it_could_not_run(tmp_path: Path) -> None:
+    done = _celery(Settings.from_env({"QANVAS_DATA": str(tmp_path)}), "worker")
+    assert done.returncode != 0
+    assert "start workers with: qanvas worker" in done.stderr
+
+
+@pytest.fixture
+def flower(open_all_day: Shop) -> Iterator[str]:
+    """The URL of a Flower that watches the shop."""
+    if importlib.util.find_spec("flower") is None:
+        pytest.skip("Flower is not installed")
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "worker.celery.app", "flower", f"--port={port}"],
+        cwd=ROOT,
+        env=_environment(open_all_day.settings) | {"FLOWER_UNAUTHENTICATED_API": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _get(url: str) -> Any:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, TimeoutError):
+        return {}
+
+
+@pytest.mark.parametrize("open_all_day", ["sqlite"], indirect=True)
+def test_flower_shows_the_worker_and_the_tickets_that_it_ran(open_all_day: Shop, flower: str) -> None:
+    shop = open_all_day
+    [worker] = shop.leases.workers(alive_within=60)
+    name = f"{worker.id}@{worker.host}"
+    wait_until(lambda: _get(f"{flower}/api/workers?refresh=1").get(name), 60, what="Flower to see the worker")
+    assert {queue["name"] for queue in _get(f"{flower}/api/workers")[name]["active_queues"]} == {
+        f"qanvas.{queue}" for queue in shop.settings.queues
+    }
+
+    def succeeded() -> bool:
+        shop.wait(shop.draw(steps=1))
+        tickets = _get(f"{flower}/api/tasks?state=SUCCESS").values()
+        return any(ticket["name"] == "qanvas.ticket" and name in str(ticket["worker"]) for ticket in tickets)
+
+    wait_until(succeeded, 60, what="Flower to see a ticket end")
