@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import warnings
-from functools import partial
 from typing import Any
 
 from celery import signals
@@ -67,14 +66,6 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
     return int(worker.exitcode or 0)
-
-
-def _show(ticket_id: str, job_id: str | None) -> None:
-    """Let Celery's tools see which job a ticket runs."""
-    if job_id is None:
-        running.pop(ticket_id, None)
-    else:
-        running[ticket_id] = job_id
 
 
 def _step_behind_the_kiln() -> None:

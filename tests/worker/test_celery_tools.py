@@ -52,7 +52,7 @@ def _inspect(shop: Shop, what: str) -> Any:
 @pytest.mark.parametrize("open_all_day", ["sqlite"], indirect=True)
 def test_status_and_ping_name_the_worker(open_all_day: Shop) -> None:
     shop = open_all_day
-    [worker] = shop.leases.workers(alive_within=60)
+    [worker] = shop.registry.alive(within=60)
     status = _celery(shop.settings, "status")
     assert status.returncode == 0, status.stderr
     assert f"{worker.id}@{worker.host}: OK" in status.stdout
@@ -124,7 +124,7 @@ def _get(url: str) -> Any:
 @pytest.mark.parametrize("open_all_day", ["sqlite"], indirect=True)
 def test_flower_shows_the_worker_and_the_tickets_that_it_ran(open_all_day: Shop, flower: str) -> None:
     shop = open_all_day
-    [worker] = shop.leases.workers(alive_within=60)
+    [worker] = shop.registry.alive(within=60)
     name = f"{worker.id}@{worker.host}"
     wait_until(lambda: _get(f"{flower}/api/workers?refresh=1").get(name), 60, what="Flower to see the worker")
     assert {queue["name"] for queue in _get(f"{flower}/api/workers")[name]["active_queues"]} == {

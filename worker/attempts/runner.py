@@ -87,7 +87,7 @@ class Runner:
         self.trouble: str | None = None
         #: called when the worker takes itself out
         self.retired: Callable[[], None] = lambda: None
-        self._claims: Combiner[str, Job | None] = Combiner(self._claim, turns=turns)
+        self._claims: GroupCommit[str, Job | None] = GroupCommit(self._claim, turns=turns)
 
     def ticket(self, queue: str, claimed: Callable[[Job], None] = lambda _: None) -> None:
         """Run the best job of the queue, if there is one; ``claimed`` is called with it before it runs."""

@@ -11,9 +11,11 @@ from celery import signals
 
 from shared.errors import ConfigurationError
 from shared.messaging.tickets import make_celery
-from shared.settings import Settings
+from shared.settings import SETTINGS, Settings
 from worker.celery.pool import TicketWorker
 from worker.celery.ticket_task import register_ticket_task
+
+_DEFAULT_REDIS = next(setting.default for setting in SETTINGS if setting.name == "redis_url")
 
 
 def _refuse_ticket(_queue: str, _claimed: object) -> None:
@@ -26,6 +28,15 @@ def _refuse_worker(instance: Any, **_: Any) -> None:
         raise SystemExit("celery worker runs no jobs; start workers with: qanvas worker")
 
 
-app = make_celery(Settings.from_env())
+def _settings() -> Settings:
+    """Those of the environment; where no Redis is named, what ``qanvas up`` keeps in the data folder."""
+    settings = Settings.from_env()
+    socket = settings.data / "valkey" / "valkey.sock"
+    if settings.redis_url == _DEFAULT_REDIS and socket.exists():
+        return settings.with_(redis_url=f"redis+socket://{socket}")
+    return settings
+
+
+app = make_celery(_settings())
 register_ticket_task(app, _refuse_ticket)
 signals.celeryd_init.connect(_refuse_worker, weak=False)

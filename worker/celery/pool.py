@@ -59,7 +59,6 @@ class TicketWorker(CeleryWorker):
         self._leave = leave
         self._hurry = threading.Event()
         self._leaving = False
-        app.steps["consumer"].add(Remote)
         signals.worker_ready.connect(lambda **_: ready(), weak=False)
         app.steps["consumer"].update((Heartbeat, RemoteControl))
         super().__init__(
