@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Kept]]:
     yield start
     for one in started:
         one.stop()
+
+
+def _written(client: Any) -> None:
+    """Wait until what was sent lies on the disk: while it syncs, Valkey puts off writes to its file."""
+    assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -143,6 +149,7 @@ def test_data_that_are_only_cut_off_are_kept(run: Callable[..., Kept], tmp_path:
     client = connect(first.child.address.url, timeout=5)
     client.set("first", "1")
     client.set("last", "2")
+    _written(client)
     first.kill()
     first.stop()
     file = _only(tmp_path / "valkey", "*.incr.aof")
@@ -169,7 +176,9 @@ def test_data_that_break_while_it_runs_are_set_aside_after_its_second_death_and_
 
 def test_a_server_that_is_killed_often_keeps_its_data(run: Callable[..., Kept], tmp_path: Path) -> None:
     kept = run(tmp_path)
-    connect(kept.child.address.url, timeout=5).set("k", "v")
+    client = connect(kept.child.address.url, timeout=5)
+    client.set("k", "v")
+    _written(client)
     for _ in range(4):
         kept.kill()
         wait_until(lambda: kept.keeper.tend() or not kept.child.answered, 20, what="its next start")
