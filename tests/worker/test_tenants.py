@@ -45,7 +45,7 @@ def test_a_tenant_runs_one_at_a_time_while_another_goes_on_and_nothing_stalls(sh
     assert any(of_ann and of_bob for of_ann, of_bob in together), "the other tenant runs at the same time"
 
 
-def test_upkeep_sends_no_tickets_for_what_is_set_aside_and_one_for_each_job_it_lets_in(shop: Shop) -> None:
+def test_upkeep_sends_no_tickets_for_parked_jobs_and_one_for_each_that_it_unparks(shop: Shop) -> None:
     tenants = Tenants(shop.database, shop.settings)
     tenants.set("ann", {"running": 1})
     leases = Leases(shop.database, 60.0, running_limit=tenants.running_limit)

@@ -175,7 +175,7 @@ class Upkeep:
         take until the next round. Those that are just on their way are not lost: only what was missing in the
         last round too is sent again."""
         before, self._missing = self._missing, {}
-        # what is set aside gets its ticket when it is let in
+        # a parked job gets its ticket when it is unparked
         for queue, ready in self._jobs.ready(MAX_TICKETS).items():
             missing = ready - self._tickets.waiting(queue)
             if missing <= 0:

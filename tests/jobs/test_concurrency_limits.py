@@ -63,7 +63,7 @@ def succeed(leases: Leases, *ended: Job) -> None:
     leases.finish([Finish(job.id, job.attempt, Succeeded(outputs=[])) for job in ended])
 
 
-def aside(store: JobStore, tenant: str = "ann") -> list[str]:
+def parked(store: JobStore, tenant: str = "ann") -> list[str]:
     return sorted(job.id for job in store.list(tenant).items if job.parked)
 
 
@@ -73,7 +73,7 @@ def test_a_tenant_has_no_more_running_than_its_limit_and_others_go_on(
     queued = queue_up(store, "aaaaabb")
     ann, bob = queued[:5], queued[5:]
     assert sorted(ids(claim(leases))) == sorted(ann[:2] + bob)
-    assert aside(store) == ann[2:]
+    assert parked(store) == ann[2:]
     assert claim(leases) == []
 
 
@@ -92,7 +92,7 @@ def test_when_a_job_ends_the_next_of_its_tenant_is_let_in(
     assert claim(leases) == []
     assert ends.unpark("ann") == {"default": 1}
     assert ids(claim(leases)) == queued[2:3]
-    assert aside(store) == queued[3:]
+    assert parked(store) == queued[3:]
     succeed(leases, second)
     assert ends.unpark("bob") == {}, "a tenant without a limit has nothing to wait for"
 
@@ -121,14 +121,14 @@ def test_a_place_that_a_dead_worker_held_is_free_once_its_lease_is_out(
     assert ends.unpark_all() == {}, "the two that are queued again are the next ones"
 
 
-def test_letting_in_more_than_once_lets_in_no_more(
+def test_unparking_more_than_once_unparks_no_more(
     store: JobStore, leases: Leases, ends: ConcurrencyLimits
 ) -> None:
     queued = queue_up(store, "aaaaa")
     succeed(leases, *claim(leases))
     assert ends.unpark("ann") == {"default": 2}
     assert ends.unpark("ann") == ends.unpark_all() == {}
-    assert aside(store) == queued[4:]
+    assert parked(store) == queued[4:]
 
 
 def test_the_best_are_let_in_also_before_what_nobody_has_passed_over_yet(
@@ -152,7 +152,7 @@ def test_a_tenant_that_waits_in_one_queue_is_not_stuck_in_another(
     succeed(leases, *running)
     assert ends.unpark("ann") == {"default": 2, "other": 2}
     assert ids(claim(leases, queue="other")) == others[:2]
-    assert claim(leases) == [], "what was let in there as well is set aside again"
+    assert claim(leases) == [], "what was let in there as well is parked again"
 
 
 @pytest.mark.parametrize("more", [3, 0])
@@ -179,7 +179,7 @@ def test_a_lowered_limit_stops_nothing_that_runs(
     assert ends.unpark("ann") == {"default": 1}
 
 
-def test_what_is_set_aside_can_be_canceled_and_expires(
+def test_what_is_parked_can_be_canceled_and_expires(
     database: Database, store: JobStore, leases: Leases, ends: ConcurrencyLimits, reaper: Reaper
 ) -> None:
     queued = queue_up(store, "aaaa", expires_in=3600.0)
@@ -205,7 +205,7 @@ def test_a_deep_backlog_of_a_full_tenant_is_passed_over_and_costs_each_job_one_w
     assert not any(statement.startswith("UPDATE") for statement, _ in found)
 
 
-def test_what_is_set_aside_is_before_nobody(store: JobStore, leases: Leases) -> None:
+def test_what_is_parked_is_before_nobody(store: JobStore, leases: Leases) -> None:
     queue_up(store, "a" * 6)
     claim(leases)
     late = submit(store, tenant="bob")
