@@ -19,6 +19,7 @@ from qanvas.errors import (
     Conflict,
     FieldError,
     Forbidden,
+    InvalidAddress,
     InvalidInput,
     JobFailed,
     NoAnswer,
@@ -51,10 +52,10 @@ from qanvas.records import (
 
 __all__ = [
     "APIError", "AsyncClient", "AsyncJob", "AsyncOutput", "Attempt", "BadRequest", "Client", "Conflict",
-    "DeadLetter", "Event", "FieldError", "File", "Forbidden", "Group", "InvalidInput", "Job", "JobError",
-    "JobFailed", "JobRecord", "Model", "NoAnswer", "NotFound", "Options", "Output", "OutputRecord",
-    "OverLimit", "Progress", "QanvasError", "Queue", "Retried", "ServerError", "TooLarge", "Unauthorized", "Unavailable",
-    "UnsupportedMediaType", "WaitTimeout", "Waiting", "Webhook", "Worker", "run",
+    "DeadLetter", "Event", "FieldError", "File", "Forbidden", "Group", "InvalidAddress", "InvalidInput", "Job",
+    "JobError", "JobFailed", "JobRecord", "Model", "NoAnswer", "NotFound", "Options", "Output", "OutputRecord",
+    "OverLimit", "Progress", "QanvasError", "Queue", "Retried", "ServerError", "TooLarge", "Unauthorized",
+    "Unavailable", "UnsupportedMediaType", "WaitTimeout", "Waiting", "Webhook", "Worker", "run",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from qanvas import calls, connection
 from qanvas.calls import Options
 from qanvas.connection import Connection
 from qanvas.errors import JobFailed
-from qanvas.protocol import FileSource, Flow, Request, T
+from qanvas.protocol import FileSource, Flow, Request, T, call_json
 from qanvas.records import (
     Attempt,
     DeadLetter,
@@ -44,6 +44,13 @@ class AsyncClient(Connection):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def call(
+        self, method: str, path: str, *, params: Mapping[str, str | int] | None = None, json: Any = None
+    ) -> dict[str, Any]:
+        """Any call whose answer is a JSON object, for what this client has no method for."""
+        request = Request(method, path, params=params or {}, json=json)
+        return await self._run(call_json(request, self._patience))
 
     # Jobs
 
@@ -108,7 +115,10 @@ class AsyncClient(Connection):
         return self._job(await self._run(flow))
 
     async def cancel(self, id: str) -> AsyncJob:
-        """Cancel a job: a queued one at once, a running one at its next step. Raises Conflict for an ended one."""
+        """Cancel a job: one that waits at once, one that runs at its next step.
+
+        Raises Conflict if it has ended.
+        """
         path = calls.path("jobs", id, "cancel")
         return self._job(await self._run(calls.one(dict, self._patience, "POST", path)))
 

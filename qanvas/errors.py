@@ -2,6 +2,7 @@
 
 * QanvasError
   - NoAnswer               the server cannot be reached, or the connection broke
+  - InvalidAddress         the server's address is none
   - WaitTimeout            a job did not end in the time that the caller gave
   - JobFailed              a job that ``run`` waited for ended without success
   - APIError               the server answered with a problem document (RFC 9457)
@@ -33,6 +34,10 @@ class NoAnswer(QanvasError):
     def __init__(self, message: str, *, url: str, connected: bool) -> None:
         super().__init__(message)
         self.url, self.connected = url, connected
+
+
+class InvalidAddress(QanvasError):
+    pass
 
 
 class WaitTimeout(QanvasError, TimeoutError):

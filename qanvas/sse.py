@@ -65,7 +65,7 @@ class EventStream:
         return Event(id=self.last_id or "", type=kind, data=json.loads(frame["data"]))
 
     def refused(self, response: httpx.Response) -> float:
-        """Seconds to wait after an error response that was read. Raises its error where waiting does not help."""
+        """Seconds to wait after an error response, which was read. Raises it where waiting is no help."""
         failure = errors.from_response(response)
         if not isinstance(failure, errors.OverLimit | errors.ServerError):
             raise failure

@@ -42,7 +42,7 @@ def _arguments(request: Request, url: str) -> Iterator[dict[str, Any]]:
         try:
             yield found
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise errors.NoAnswer(f"{url!r} is no address: {error}", url=url, connected=False) from None
+            raise errors.InvalidAddress(f"{url!r} is no address: {error}") from None
 
 
 class Transport:
