@@ -52,10 +52,11 @@ from qanvas.records import (
 
 __all__ = [
     "APIError", "AsyncClient", "AsyncJob", "AsyncOutput", "Attempt", "BadRequest", "Client", "Conflict",
-    "DeadLetter", "Event", "FieldError", "File", "Forbidden", "Group", "InvalidAddress", "InvalidInput", "Job",
-    "JobError", "JobFailed", "JobRecord", "Model", "NoAnswer", "NotFound", "Options", "Output", "OutputRecord",
-    "OverLimit", "Progress", "QanvasError", "Queue", "Retried", "ServerError", "TooLarge", "Unauthorized",
-    "Unavailable", "UnsupportedMediaType", "WaitTimeout", "Waiting", "Webhook", "Worker", "run",
+    "DeadLetter", "Event", "FieldError", "File", "Forbidden", "Group", "InvalidAddress", "InvalidInput",
+    "Job", "JobError", "JobFailed", "JobRecord", "Model", "NoAnswer", "NotFound", "Options", "Output",
+    "OutputRecord", "OverLimit", "Progress", "QanvasError", "Queue", "Retried", "ServerError",
+    "TooLarge", "Unauthorized", "Unavailable", "UnsupportedMediaType", "WaitTimeout", "Waiting",
+    "Webhook", "Worker", "run",
 ]  # fmt: skip
 
 

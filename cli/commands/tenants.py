@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from cli import options
-from cli.outputs import console
+from cli.console import console
 
 if TYPE_CHECKING:
     from shared.accounts.tenants import Tenants

@@ -42,15 +42,15 @@ def train(
         given = inputs_from(client, model, inputs)
         with _as_file(dataset) as path:
             click.echo(f"sending {path.stat().st_size / 1e6:.1f} MB …", err=True)
-            given |= {"dataset": client.upload(path, purpose="fine-tune"), "name": name}
-        job = client.submit({"model": model, "input": given})
+            given |= {"dataset": client.upload(path, purpose="fine-tune").id, "name": name}
+        job = client.submit(model, given)
         if not wait:
-            click.echo(job["id"])
+            click.echo(job.id)
             return
         try:
             watch(client, job)
         except KeyboardInterrupt:
-            click.echo(f"the training goes on: qanvas jobs {job['id']}", err=True)
+            click.echo(f"the training goes on: qanvas jobs {job.id}", err=True)
             raise
         click.echo(name)
 
