@@ -188,3 +188,16 @@ def test_the_same_idempotency_key_gives_the_same_job(client: Face) -> None:
     first = client.submit("fake", prompt="x", steps=1, options=options)
     assert client.submit("fake", prompt="x", steps=1, options=options).id == first.id
     assert client.submit("fake", prompt="x", steps=1).id != first.id
+
+
+def test_the_example_of_the_readme_runs(
+    server: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    example = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setenv("QANVAS_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert Image.open("apple.png").format == "PNG"
+    said = capsys.readouterr().out
+    assert "done\nsucceeded " in said
