@@ -19,29 +19,29 @@ demo: .venv/installed   ## start everything, make one picture, stop (PROMPT="a b
 up: .venv/installed     ## run everything until Ctrl-C
 	@$(BIN)/qanvas up
 
-test: .venv/installed   ## every test, with real servers and killed processes
+test: .venv/tested   ## every test, with real servers and killed processes
 	$(BIN)/pytest $(PARALLEL) $(TESTS)
 
-test-fast: .venv/installed  ## the tests that take less than two minutes together
+test-fast: .venv/tested  ## the tests that take less than two minutes together
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not chaos and not gpu" $(TESTS)
 
-drill: .venv/installed  ## kill everything at random for long (SEED=7 JOBS=3000 SECONDS=600 DATABASE=sqlite WRITE=1)
+drill: .venv/tested  ## kill everything at random for long (SEED=7 JOBS=3000 SECONDS=600 DATABASE=sqlite WRITE=1)
 	$(BIN)/python -m tests.drills $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(DATABASE),--database $(DATABASE)) \
 		$(if $(WRITE),--write)
 
-lint: .venv/installed   ## style and types
+lint: .venv/tested   ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 check: lint test        ## all that must pass before a change goes in
 
-format: .venv/installed ## put the code into its usual form
+format: .venv/tested ## put the code into its usual form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/installed   ## write docs/settings.md from the table of settings
+docs: .venv/tested   ## write docs/settings.md from the table of settings
 	$(BIN)/python -m cli.settings_page > docs/settings.md
 
 clean:           ## forget the environment
@@ -54,5 +54,11 @@ clean:           ## forget the environment
 	@echo "Making .venv with $(PYTHON) …"
 	@$(PYTHON) -m venv .venv
 	@echo "Installing Qanvas and what it needs into .venv (torch is large; minutes on a slow line) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,worker,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[up]'
+	@touch $@
+
+# What tests, benchmarks and style checks need besides.
+.venv/tested: .venv/installed
+	@echo "Installing what the tests need into .venv …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

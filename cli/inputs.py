@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from cli.client import Client
+from qanvas.client import Client
 
 
 def inputs_from(client: Client, model: str, words: Sequence[str], task: str | None = None) -> dict[str, Any]:
     """The input object. A file (``KEY=@PATH``) is uploaded and its id put in its place."""
     known = client.model(model)
-    if task is not None and task not in known["tasks"]:
-        raise click.UsageError(f"{model} does {', '.join(known['tasks'])}")
-    properties = known["input_schemas"][task or known["task"]].get("properties", {})
+    if task is not None and task not in known.tasks:
+        raise click.UsageError(f"{model} does {', '.join(known.tasks)}")
+    properties = known.input_schemas[task or known.task].get("properties", {})
     found: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -32,7 +32,7 @@ def _value(client: Client, schema: dict[str, Any], text: str) -> Any:
         path = Path(text[1:]).expanduser()
         if not path.is_file():
             raise click.UsageError(f"no file {path}")
-        return client.upload(path, purpose="input")
+        return client.upload(path, purpose="input").id
     if "string" in _types(schema):
         return text
     try:

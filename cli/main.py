@@ -12,11 +12,13 @@ import click
 
 from cli import streams
 from cli.commands import client, dead, demo, keys, services, tenants, train, up
-from cli.progress import Unsuccessful
 from cli.signals import Stopped
+from qanvas import errors as answers
 from shared.errors import QanvasError
 
 UNSUCCESSFUL, INTERRUPTED = 3, 130
+
+_START = "; start one with `qanvas up`, or name it with --url"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,7 +56,11 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except QanvasError as error:
         click.echo(f"qanvas: {error}", err=True)
-        sys.exit(UNSUCCESSFUL if isinstance(error, Unsuccessful) else 1)
+        sys.exit(1)
+    except answers.QanvasError as error:
+        cure = "" if not isinstance(error, answers.NoAnswer) or error.connected else _START
+        click.echo(f"qanvas: {error}{cure}", err=True)
+        sys.exit(UNSUCCESSFUL if isinstance(error, answers.JobFailed) else 1)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.client import Client
-from cli.embedded.folder import DataFolder
+from qanvas.client import Client
 from shared.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -56,10 +55,18 @@ def open_database(settings: Settings) -> Database:
     return Database(settings.database_url)
 
 
+def _server_on(data: Path) -> str | None:
+    """The URL of the server that runs on a data folder of this machine."""
+    try:
+        from cli.embedded.folder import DataFolder
+    except ModuleNotFoundError:  # the client alone is installed, which runs no server
+        return None
+    return DataFolder(data).server_url()
+
+
 def client_from(url: str | None, key: str | None, data: Path | None) -> Client:
     """A client of the server that is named, or runs on the data folder, or listens where the settings say."""
     settings = settings_from(url=url, key=key, data=data)
-    where = (
-        settings.url or DataFolder(settings.data).server_url() or f"http://{settings.host}:{settings.port}"
-    )
-    return Client(where, settings.key)
+    where = settings.url or _server_on(settings.data) or f"http://{settings.host}:{settings.port}"
+    # who types a command wants to know at once that no server answers
+    return Client(where, settings.key, patience=0)

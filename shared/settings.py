@@ -1,7 +1,7 @@
 """One frozen ``Settings``; nothing else reads the environment.
 
-Each setting is a row of ``SETTINGS``: name, default, help. ``QANVAS_<NAME>`` sets it, and
-``docs/settings.md`` lists the same table.
+Each setting is declared once, as a field of ``Settings`` with its default, help and parser. ``QANVAS_<NAME>``
+sets it; ``SETTINGS`` is the table that ``docs/settings.md`` shows.
 """
 
 from __future__ import annotations
@@ -113,176 +113,120 @@ def _level(text: str) -> str:
     return level
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting("data", "./data", "Folder of everything that is kept: database, outputs, downloads.", _data),
-    Setting("host", "127.0.0.1", "Address the API listens on. Any but loopback needs a key.", str),
-    Setting("port", "8000", "Port the API listens on; 0 takes a free one.", _port),
-    Setting("database_url", "", "SQLAlchemy URL; empty: SQLite in the data folder.", str),
-    Setting(
-        "redis_url", "redis://127.0.0.1:6379/0", "Redis or Valkey: redis://, rediss://, redis+socket://.", str
-    ),
-    Setting(
-        "valkey_memory_bytes",
-        str(256 << 20),
-        "Memory of the Valkey that `qanvas up` starts, in bytes; when it is full, the oldest events and "
-        "previews go first. A Redis of your own has its own setting.",
-        _server_bytes,
-    ),
-    Setting(
-        "storage_url", "", "Where files lie: file:///path or s3://bucket/prefix; empty: the data folder.", str
-    ),
-    Setting("catalog", "", "TOML file of further models; empty: the starters alone.", _optional_path),
-    Setting("queues", "default,training", "Queues a worker serves, separated by commas.", _names),
-    Setting(
-        "slots",
-        "12",
-        "Jobs a worker holds at once: they share steps where that pays, or wait their turn.",
-        _count,
-    ),
-    Setting(
-        "device",
-        "auto",
-        "Where models compute: auto, cpu, cuda, cuda:1, mps; all: a worker on each GPU.",
-        str,
-    ),
-    Setting(
-        "memory_bytes",
-        "0",
-        "Budget for loaded models and what their calls take besides, in bytes; 0: most of the device's.",
-        _bytes,
-    ),
-    Setting(
-        "lease_seconds",
-        "30",
-        "Time without a sign of life after which a worker's jobs are taken back.",
-        _positive,
-    ),
-    Setting(
-        "stall_seconds",
-        "180",
-        "Time without progress after which a worker's thread counts as hung. The worker then hands its jobs "
-        "back and ends with status 75, to be started again.",
-        _positive,
-    ),
-    Setting(
-        "unfit_after",
-        "3",
-        "Kinds of jobs (model and task) that fail with `internal` in a row, with no success between them, "
-        "after which a worker takes no more jobs until it is started again; 0: any number.",
-        _limit,
-    ),
-    Setting("max_attempts", "3", "Attempts a job gets when it does not say.", _count),
-    Setting(
-        "retry_base_seconds",
-        "2",
-        "Longest wait before a failed job's second attempt; it doubles with each one. The wait is random.",
-        _positive,
-    ),
-    Setting("retry_cap_seconds", "300", "Longest wait before any attempt.", _positive),
-    Setting("upkeep_seconds", "2", "Time between two rounds of upkeep.", _positive),
-    Setting("drain_seconds", "20", "Grace for running jobs when a worker is told to stop.", _positive),
-    Setting("api_threads", "64", "Requests one API process works on at once.", _count),
-    Setting(
-        "api_streams",
-        "1000",
-        "Event streams and waiting requests that one API process holds; one key has half at most.",
-        _count,
-    ),
-    Setting(
-        "api_client_seconds",
-        "30",
-        "Time for which a client may keep the API waiting: with a head, a pause in a body, or an answer.",
-        _positive,
-    ),
-    Setting("api_processes", "1", "Processes of the API.", _count),
-    Setting("max_body_bytes", str(32 << 20), "Largest JSON body.", _bytes),
-    Setting(
-        "max_upload_bytes", str(2 << 30), "Largest file that is uploaded, or fetched from a URL.", _bytes
-    ),
-    Setting(
-        "trusted_hosts",
-        "",
-        "Names besides loopback's under which a server without keys answers, separated by commas.",
-        _any_names,
-    ),
-    Setting("limit_requests", "0", "Requests a minute that each key may make; 0: any number.", _limit),
-    Setting("limit_submissions", "0", "Jobs a minute that each key may submit; 0: any number.", _limit),
-    Setting("limit_queued", "0", "Jobs that a tenant may have waiting; 0: any number.", _limit),
-    Setting("limit_running", "0", "Jobs that a tenant may have running at once; 0: any number.", _limit),
-    Setting(
-        "limit_storage_bytes", "0", "Bytes that a tenant's files, outputs and jobs may take; 0: any.", _limit
-    ),
-    Setting("webhook_allow_private", "0", "1 lets webhooks go to private addresses.", _flag),
-    Setting("input_allow_private", "0", "1 lets input files be fetched from private addresses.", _flag),
-    Setting("fetch_seconds", "120", "Time that fetching one input file from a URL may take.", _positive),
-    Setting(
-        "keep_outputs_hours", "0", "Time after which a finished job's outputs are removed; 0: never.", _hours
-    ),
-    Setting("keep_uploads_hours", "0", "Time after which an uploaded file is removed; 0: never.", _hours),
-    Setting(
-        "keep_orphans_hours",
-        "24",
-        "Time after which a stored file without an owner is removed; 0: never.",
-        _hours,
-    ),
-    Setting(
-        "fake_models",
-        "0",
-        "1 puts the models `fake` and `fake-hanging` into the catalog, for drills and load tests.",
-        _flag,
-    ),
-    Setting("url", "", "Where client commands find the server; empty: the one on the data folder.", str),
-    Setting("key", "", "Key that client commands show the server.", str),
-    Setting("log_level", "INFO", "DEBUG, INFO, WARNING or ERROR.", _level),
-)
+def _setting(default: str, help: str, parse: Callable[[str], Any], *, secret: bool = False) -> Any:
+    """A field of ``Settings``; a secret one is left out of its ``repr``."""
+    return field(repr=not secret, metadata={"default": default, "help": help, "parse": parse})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings, parsed; the table above explains each."""
+    """All settings, parsed. Each field states its default, as text, and its help."""
 
-    data: Path
-    host: str
-    port: int
-    database_url: str
-    redis_url: str
-    valkey_memory_bytes: int
-    storage_url: str
-    catalog: Path | None
-    queues: tuple[str, ...]
-    slots: int
-    device: str
-    memory_bytes: int
-    lease_seconds: float
-    stall_seconds: float
-    unfit_after: int
-    max_attempts: int
-    retry_base_seconds: float
-    retry_cap_seconds: float
-    upkeep_seconds: float
-    drain_seconds: float
-    api_threads: int
-    api_streams: int
-    api_client_seconds: float
-    api_processes: int
-    max_body_bytes: int
-    max_upload_bytes: int
-    trusted_hosts: tuple[str, ...]
-    limit_requests: int
-    limit_submissions: int
-    limit_queued: int
-    limit_running: int
-    limit_storage_bytes: int
-    webhook_allow_private: bool
-    input_allow_private: bool
-    fetch_seconds: float
-    keep_outputs_hours: float
-    keep_uploads_hours: float
-    keep_orphans_hours: float
-    fake_models: bool
-    url: str
-    key: str = field(repr=False)
-    log_level: str
+    data: Path = _setting("./data", "Folder of everything that is kept: database, outputs, downloads.", _data)
+    host: str = _setting("127.0.0.1", "Address the API listens on. Any but loopback needs a key.", str)
+    port: int = _setting("8000", "Port the API listens on; 0 takes a free one.", _port)
+    database_url: str = _setting("", "SQLAlchemy URL; empty: SQLite in the data folder.", str)
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0", "Redis or Valkey: redis://, rediss://, redis+socket://.", str
+    )
+    valkey_memory_bytes: int = _setting(
+        str(256 << 20),
+        "Memory of the Valkey that `qanvas up` starts, in bytes; when it is full, the oldest events and "
+        "previews go first. A Redis of your own has its own setting.",
+        _server_bytes,
+    )
+    storage_url: str = _setting(
+        "", "Where files lie: file:///path or s3://bucket/prefix; empty: the data folder.", str
+    )
+    catalog: Path | None = _setting(
+        "", "TOML file of further models; empty: the starters alone.", _optional_path
+    )
+    queues: tuple[str, ...] = _setting(
+        "default,training", "Queues a worker serves, separated by commas.", _names
+    )
+    slots: int = _setting(
+        "12", "Jobs a worker holds at once: they share steps where that pays, or wait their turn.", _count
+    )
+    device: str = _setting(
+        "auto", "Where models compute: auto, cpu, cuda, cuda:1, mps; all: a worker on each GPU.", str
+    )
+    memory_bytes: int = _setting(
+        "0",
+        "Budget for loaded models and what their calls take besides, in bytes; 0: most of the device's.",
+        _bytes,
+    )
+    lease_seconds: float = _setting(
+        "30", "Time without a sign of life after which a worker's jobs are taken back.", _positive
+    )
+    stall_seconds: float = _setting(
+        "180",
+        "Time without progress after which a worker's thread counts as hung. The worker then hands its jobs "
+        "back and ends with status 75, to be started again.",
+        _positive,
+    )
+    unfit_after: int = _setting(
+        "3",
+        "Kinds of jobs (model and task) that fail with `internal` in a row, with no success between them, "
+        "after which a worker takes no more jobs until it is started again; 0: any number.",
+        _limit,
+    )
+    max_attempts: int = _setting("3", "Attempts a job gets when it does not say.", _count)
+    retry_base_seconds: float = _setting(
+        "2",
+        "Longest wait before a failed job's second attempt; it doubles with each one. The wait is random.",
+        _positive,
+    )
+    retry_cap_seconds: float = _setting("300", "Longest wait before any attempt.", _positive)
+    upkeep_seconds: float = _setting("2", "Time between two rounds of upkeep.", _positive)
+    drain_seconds: float = _setting("20", "Grace for running jobs when a worker is told to stop.", _positive)
+    api_threads: int = _setting("64", "Requests one API process works on at once.", _count)
+    api_streams: int = _setting(
+        "1000",
+        "Event streams and waiting requests that one API process holds; one key has half at most.",
+        _count,
+    )
+    api_client_seconds: float = _setting(
+        "30",
+        "Time for which a client may keep the API waiting: with a head, a pause in a body, or an answer.",
+        _positive,
+    )
+    api_processes: int = _setting("1", "Processes of the API.", _count)
+    max_body_bytes: int = _setting(str(32 << 20), "Largest JSON body.", _bytes)
+    max_upload_bytes: int = _setting(
+        str(2 << 30), "Largest file that is uploaded, or fetched from a URL.", _bytes
+    )
+    trusted_hosts: tuple[str, ...] = _setting(
+        "",
+        "Names besides loopback's under which a server without keys answers, separated by commas.",
+        _any_names,
+    )
+    limit_requests: int = _setting("0", "Requests a minute that each key may make; 0: any number.", _limit)
+    limit_submissions: int = _setting("0", "Jobs a minute that each key may submit; 0: any number.", _limit)
+    limit_queued: int = _setting("0", "Jobs that a tenant may have waiting; 0: any number.", _limit)
+    limit_running: int = _setting("0", "Jobs that a tenant may have running at once; 0: any number.", _limit)
+    limit_storage_bytes: int = _setting(
+        "0", "Bytes that a tenant's files, outputs and jobs may take; 0: any.", _limit
+    )
+    webhook_allow_private: bool = _setting("0", "1 lets webhooks go to private addresses.", _flag)
+    input_allow_private: bool = _setting("0", "1 lets input files be fetched from private addresses.", _flag)
+    fetch_seconds: float = _setting(
+        "120", "Time that fetching one input file from a URL may take.", _positive
+    )
+    keep_outputs_hours: float = _setting(
+        "0", "Time after which a finished job's outputs are removed; 0: never.", _hours
+    )
+    keep_uploads_hours: float = _setting(
+        "0", "Time after which an uploaded file is removed; 0: never.", _hours
+    )
+    keep_orphans_hours: float = _setting(
+        "24", "Time after which a stored file without an owner is removed; 0: never.", _hours
+    )
+    fake_models: bool = _setting(
+        "0", "1 puts the models `fake` and `fake-hanging` into the catalog, for drills and load tests.", _flag
+    )
+    url: str = _setting("", "Where client commands find the server; empty: the one on the data folder.", str)
+    key: str = _setting("", "Key that client commands show the server.", str, secret=True)
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.", _level)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -340,3 +284,7 @@ def _as_text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     return "" if value is None else str(value)
+
+
+#: the settings as a table, in the order of ``docs/settings.md``
+SETTINGS = tuple(Setting(name=one.name, **one.metadata) for one in fields(Settings))

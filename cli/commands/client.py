@@ -10,9 +10,11 @@ import click
 from rich.table import Table
 
 from cli import options
+from cli.console import console
 from cli.inputs import inputs_from
-from cli.outputs import console, save
+from cli.outputs import save
 from cli.progress import watch
+from qanvas.calls import Options
 
 
 @click.command()
@@ -39,27 +41,27 @@ def submit(
     KEY=@PATH sends a file. Prints the job's id, or with --wait and --out what came of it.
     """
     with options.client_from(url, key, data) as client:
-        body: dict[str, Any] = {"model": model, "input": inputs_from(client, model, inputs, task)}
+        settings: Options = {}
         if task is not None:
-            body["task"] = task
+            settings["task"] = task
         if priority is not None:
-            body["priority"] = priority
-        job = client.submit(body)
+            settings["priority"] = priority
+        job = client.submit(model, inputs_from(client, model, inputs, task), options=settings)
         if not (wait or out):
-            click.echo(job["id"])
+            click.echo(job.id)
             return
         try:
             job = watch(client, job)
         except KeyboardInterrupt:
-            click.echo(f"the job goes on: qanvas jobs {job['id']}", err=True)
+            click.echo(f"the job goes on: qanvas jobs {job.id}", err=True)
             raise
-        if job["result"] is not None:
-            click.echo(_text(job["result"]))
-        for path in save(client, job, out) if out else ():
+        if job.result is not None:
+            click.echo(_text(job.result))
+        for path in save(job, out) if out else ():
             click.echo(path)
         if not out:
-            for output in job["outputs"]:
-                click.echo(output["url"])
+            for output in job.outputs:
+                click.echo(output.url)
 
 
 @click.command()
@@ -80,9 +82,10 @@ def jobs(
     """List the newest jobs, or show one."""
     with options.client_from(url, key, data) as client:
         if job_id:
-            click.echo(json.dumps(client.job(job_id), indent=2, ensure_ascii=False))
+            click.echo(json.dumps(client.job(job_id).raw, indent=2, ensure_ascii=False))
             return
-        found = client.jobs(status=status, limit=limit)
+        which = {} if status is None else {"status": status}
+        found = client.call("GET", "/v1/jobs", params={**which, "limit": limit})
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -100,16 +103,16 @@ def jobs(
 def models(as_json: bool, url: str | None, key: str | None, data: Path | None) -> None:
     """List the models there are."""
     with options.client_from(url, key, data) as client:
-        found = client.models()
+        found = list(client.models())
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(json.dumps([model.raw for model in found], indent=2, ensure_ascii=False))
         return
     table = Table("id", "task", "state", "inputs", box=None)
     for model in found:
-        for task, schema in model["input_schemas"].items():
+        for task, schema in model.input_schemas.items():
             required = schema.get("required", ())
             names = [name if name in required else f"[{name}]" for name in schema.get("properties", ())]
-            table.add_row(model["id"], task, model["state"], " ".join(names).replace("[", r"\["))
+            table.add_row(model.id, task, model.state, " ".join(names).replace("[", r"\["))
     console().print(table)
 
 

@@ -11,7 +11,7 @@ import click
 from rich.table import Table
 
 from cli import options
-from cli.outputs import console
+from cli.console import console
 
 
 @click.group()
@@ -42,7 +42,8 @@ def list_letters(
 ) -> None:
     """List jobs that have failed, newest first."""
     with options.client_from(url, key, data) as client:
-        found = client.dead_letters(limit=limit, **which)
+        known = {name: value for name, value in which.items() if value is not None}
+        found = client.call("GET", "/v1/dead-letters", params={**known, "limit": limit})
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -74,10 +75,10 @@ def retry_letters(
         raise click.UsageError("name one job, or say which (see --help), or --all")
     with options.client_from(url, key, data) as client:
         if job_id:
-            click.echo(f"{job_id} {client.retry(job_id)['id']}")
+            click.echo(f"{job_id} {client.retry(job_id).id}")
             return
-        for page in client.retry_dead_letters(chosen):
-            for one in page["retried"]:
-                click.echo(f"{one['job']} {one['retried_as']}")
-            for one in page["skipped"]:
-                click.echo(f"left alone: {one['detail']}", err=True)
+        for one in client.retry_dead_letters(**chosen):
+            if one.retried_as:
+                click.echo(f"{one.job} {one.retried_as}")
+            else:
+                click.echo(f"left alone: {one.detail}", err=True)

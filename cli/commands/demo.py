@@ -1,4 +1,4 @@
-"""``qanvas demo``: a prompt becomes a picture, through the whole house."""
+"""``qanvas demo``: a prompt becomes a picture, through the API, the queue and a worker."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 
 from cli import options
-from cli.client import Client
+from cli.extras import needs
 from cli.outputs import save, slug
 from cli.progress import watch
 from cli.signals import stopping
+from qanvas.client import Client
+from qanvas.records import Model
 from shared.errors import ConfigurationError
 
 _PREFERRED = "starter-image"
@@ -28,6 +29,7 @@ _PREFERRED = "starter-image"
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
 )
 @click.option("--model", help=f"Any text-to-image model; {_PREFERRED} when not given.")
+@needs("up")
 def demo(prompt: str, data: Path | None, out: Path, model: str | None) -> None:
     """Start a server, make one picture, write it to ./out, and stop the server."""
     from cli.embedded.supervisor import Supervisor
@@ -40,19 +42,19 @@ def demo(prompt: str, data: Path | None, out: Path, model: str | None) -> None:
         umask = options.keep_private(settings)
         click.echo("starting the API, Valkey and a worker …", err=True)
         server = stack.enter_context(Supervisor(settings))
-        client = stack.enter_context(Client(server.url, settings.key))
-        chosen = model or _choose(client.models())
+        client = stack.enter_context(Client(server.url, settings.key, patience=0))
+        chosen = model or _choose(list(client.models()))
         click.echo(f'{chosen}: "{prompt}"', err=True)
-        job = client.submit({"model": chosen, "input": {"prompt": prompt}})
+        job = client.submit(chosen, prompt=prompt)
         job = watch(client, job, meanwhile=server.tend)
         os.umask(umask)  # the picture is the user's own
-        [path, *_] = save(client, job, out / f"{slug(prompt)}-{job['id'][-6:].lower()}.png")
+        [path, *_] = save(job, out / f"{slug(prompt)}-{job.id[-6:].lower()}.png")
         click.echo(path)
     sys.stdout.flush()
 
 
-def _choose(models: list[dict[str, Any]]) -> str:
-    names = [str(model["id"]) for model in models if model["state"] != "missing" and _draws(model)]
+def _choose(models: list[Model]) -> str:
+    names = [model.id for model in models if model.state != "missing" and _draws(model)]
     if not names:
         raise ConfigurationError(
             "no model that draws is here; put one into a catalog and name that in QANVAS_CATALOG"
@@ -60,6 +62,6 @@ def _choose(models: list[dict[str, Any]]) -> str:
     return _PREFERRED if _PREFERRED in names else names[0]
 
 
-def _draws(model: dict[str, Any]) -> bool:
+def _draws(model: Model) -> bool:
     """Whether it makes a picture of a prompt, and needs nothing else."""
-    return str(model["output"]).startswith("image/") and model["input_schema"].get("required") == ["prompt"]
+    return model.output.startswith("image/") and model.input_schema.get("required") == ["prompt"]

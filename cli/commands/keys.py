@@ -10,7 +10,8 @@ import click
 from rich.table import Table
 
 from cli import options
-from cli.outputs import console
+from cli.console import console
+from cli.extras import needs
 
 if TYPE_CHECKING:
     from shared.accounts.keys import KeyStore, Scope
@@ -86,6 +87,7 @@ def open_(yes: bool, data: Path | None) -> None:
     click.echo(f"{revoked} keys hold no more; on loopback the server answers without one", err=True)
 
 
+@needs("server")
 def _store(data: Path | None) -> KeyStore:
     from shared.accounts.keys import KeyStore
 

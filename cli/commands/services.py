@@ -1,4 +1,4 @@
-"""``qanvas api | worker | migrate``: one part of the house each, for deployments of several machines."""
+"""``qanvas api | worker | migrate``: one part of the service each, for deployments of several machines."""
 
 from __future__ import annotations
 
@@ -8,30 +8,21 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.workers import ALL, devices, run_each
-from shared.errors import MissingExtra, Unavailable
+from cli.extras import needs
+from shared.errors import Unavailable
 from shared.settings import Settings
-
-#: what a missing module means: its extra is not installed
-_EXTRAS = {
-    **dict.fromkeys(("flask", "httptools", "prometheus_client"), "api"),
-    **dict.fromkeys(
-        ("torch", "diffusers", "transformers", "accelerate", "safetensors", "PIL", "numpy"), "worker"
-    ),
-}
 
 
 @click.command()
 @options.host
 @options.port
 @click.option("--workers", "processes", type=click.IntRange(1), help="Processes (QANVAS_API_PROCESSES, 1).")
+@needs("api")
 def api(host: str | None, port: int | None, processes: int | None) -> None:
     """Serve the REST API."""
     settings = options.settings_from(host=host, port=port, api_processes=processes)
-    try:
-        from api.serve import serve
-    except ModuleNotFoundError as error:
-        raise _missing(error) from None
+    from api.serve import serve
+
     options.keep_private(settings)
     serve(settings, settings.api_processes)
 
@@ -46,12 +37,15 @@ def api(host: str | None, port: int | None, processes: int | None) -> None:
 @click.option(
     "--check", is_flag=True, help="Only say whether a worker lives on this machine; for health checks."
 )
+@needs("worker")
 def worker(queues: str | None, device: str | None, slots: int | None, check: bool) -> None:
     """Run jobs on one device of this machine, or on all of them."""
     settings = options.settings_from(queues=queues, device=device, slots=slots)
     if check:
         _check(settings)
         return
+    from cli.workers import ALL, devices, run_each
+
     options.keep_private(settings)
     if settings.device == ALL:
         names = devices()
@@ -59,15 +53,14 @@ def worker(queues: str | None, device: str | None, slots: int | None, check: boo
             run_each(settings, names)
             return
         settings = settings.with_(device=names[0])
-    try:
-        from worker.app import run_worker
-    except ModuleNotFoundError as error:
-        raise _missing(error) from None
+    from worker.app import run_worker
+
     run_worker(settings)
 
 
 @click.command()
 @options.data
+@needs("server")
 def migrate(data: Path | None) -> None:
     """Bring the database to what this version needs. Stop the API and all workers first."""
     from shared.db.upgrading import refuse_beside_workers
@@ -92,8 +85,3 @@ def _check(settings: Settings) -> None:
     for one in here:
         trouble = f"; takes no jobs: {one.trouble}" if one.trouble else ""
         click.echo(f"{one.id} on {one.device}: {len(one.running)} jobs, {one.slots} slots{trouble}")
-
-
-def _missing(error: ModuleNotFoundError) -> ModuleNotFoundError | MissingExtra:
-    module = (error.name or "").partition(".")[0]
-    return MissingExtra(module, _EXTRAS[module]) if module in _EXTRAS else error

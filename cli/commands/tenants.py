@@ -10,7 +10,8 @@ import click
 from rich.table import Table
 
 from cli import options
-from cli.outputs import console
+from cli.console import console
+from cli.extras import needs
 
 if TYPE_CHECKING:
     from shared.accounts.tenants import Tenants
@@ -58,6 +59,7 @@ def set_(name: str, data: Path | None, **given: float | None) -> None:
 
 @tenants.command("list")
 @options.data
+@needs("server")
 def list_(data: Path | None) -> None:
     """The tenants with limits or a weight of their own; what is empty is as the settings say."""
     from shared.accounts.tenants import SETTABLE
@@ -81,6 +83,7 @@ def _shown(size: float | None) -> str:
     return "" if size is None else f"{size:.15g}" if size else "unlimited"
 
 
+@needs("server")
 def _store(data: Path | None) -> Tenants:
     from shared.accounts.tenants import Tenants
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.client import Client
 from cli.inputs import inputs_from
 from cli.progress import watch
+from qanvas.client import Client
 
 
 @click.command()
@@ -43,15 +43,15 @@ def train(
         given = inputs_from(client, model, inputs)
         with _as_file(dataset) as path:
             click.echo(f"sending {path.stat().st_size / 1e6:.1f} MB …", err=True)
-            given |= {"dataset": client.upload(path, purpose="fine-tune"), "name": name}
-        job = client.submit({"model": model, "input": given})
+            given |= {"dataset": client.upload(path, purpose="fine-tune").id, "name": name}
+        job = client.submit(model, given)
         if not wait:
-            click.echo(job["id"])
+            click.echo(job.id)
             return
         try:
             watch(client, job)
         except KeyboardInterrupt:
-            click.echo(f"the training goes on: qanvas jobs {job['id']}", err=True)
+            click.echo(f"the training goes on: qanvas jobs {job.id}", err=True)
             raise
         click.echo(name)
 
@@ -59,8 +59,8 @@ def train(
 def _trainer_for(client: Client, kind: str) -> str:
     """The first model of the server that learns from a dataset of this kind."""
     for model in client.models():
-        if model["input_schema"]["properties"].get("dataset", {}).get("x-file") == kind:
-            return str(model["id"])
+        if model.input_schema["properties"].get("dataset", {}).get("x-file") == kind:
+            return model.id
     raise click.UsageError(
         f"this server trains no model from a file of the kind {kind}; say which with --task"
     )

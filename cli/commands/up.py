@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from cli import options
+from cli.extras import needs
 from cli.signals import Stopped, stopping
 from cli.streams import say
-from cli.workers import ALL, devices
 
 #: seconds between two looks at the children
 _LOOK = 0.2
@@ -39,12 +39,14 @@ class _Workers(click.ParamType[int | None]):
     metavar="NUMBER|auto",
     help="Worker processes; auto: one on each GPU.",
 )
+@needs("up")
 def up(host: str | None, port: int | None, data: Path | None, workers: int | None) -> None:
     """Run the API, a database, Valkey and workers, all embedded.
 
     Prints `ready URL` when jobs can be submitted. Ctrl-C stops everything.
     """
     from cli.embedded.supervisor import Supervisor
+    from cli.workers import ALL, devices
 
     settings = options.settings_from(host=host, port=port, data=data)
     logging.basicConfig(level=settings.log_level, format="qanvas: %(message)s")
