@@ -11,11 +11,8 @@ from shared.jobs.completion import Aftermath
 from shared.jobs.leases import Leases
 from shared.states import Status
 from tests.servers import wait_until
-from tests.worker.conftest import Shop
-from worker.attempts.checkpoints import Checkpoints
-from worker.attempts.leftovers import Leftovers
-from worker.attempts.results import Results
-from worker.services.maintenance import Upkeep
+from tests.worker.conftest import Shop, worker_context
+from worker.services.maintenance import Maintenance
 
 
 @pytest.mark.slow
@@ -48,25 +45,18 @@ def test_upkeep_sends_no_tickets_for_what_is_set_aside_and_one_for_each_job_it_l
     tenants = Tenants(shop.database, shop.settings)
     tenants.set("ann", {"running": 1})
     leases = Leases(shop.database, 60.0, most=tenants.most_running)
-    upkeep = Upkeep(
-        worker_id="wrk_1",
-        every=60.0,
-        lease_seconds=60.0,
-        leases=leases,
-        jobs=shop.jobs,
-        tickets=shop.tickets,
-        events=shop.events,
-        aftermath=Aftermath(shop.database, shop.events, shop.tickets, tenants.most_running),
-        leftovers=Leftovers(Results(shop.storage), Checkpoints(shop.storage)),
-        checkpoints=Checkpoints(shop.storage),
+    aftermath = Aftermath(shop.database, shop.events, shop.tickets, tenants.most_running)
+    context = worker_context(
+        shop, "wrk_1", leases=leases, aftermath=aftermath, upkeep_seconds=60.0, lease_seconds=60.0
     )
+    maintenance = Maintenance(context)
     shop.submit([shop.new(tenant="ann") for _ in range(5)], tickets=False)
     assert len(leases.claim("wrk_2", "default", limit=5)) == 1
     for _ in range(3):  # what is missing is sent again by the second round that finds it missing
-        upkeep.round()
+        maintenance.run_once()
     tenants.set("ann", {"running": 3})
-    upkeep.round()
+    maintenance.run_once()
     wait_until(lambda: shop.tickets.waiting("default") == 2, what="a ticket for each of the two that may run")
-    upkeep.round()
-    upkeep.round()
+    maintenance.run_once()
+    maintenance.run_once()
     assert shop.tickets.waiting("default") == 2

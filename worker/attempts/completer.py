@@ -26,23 +26,14 @@ from shared.errors import (
     QanvasError,
     Unavailable,
 )
-from shared.jobs.completion import Aftermath
 from shared.jobs.entities import Ending, Failed, Finish, HandedBack, Job, StoppedOnRequest
-from shared.jobs.leases import Leases
-from shared.jobs.store import JobStore
 from shared.logs import one_line
-from shared.messaging.events import Events
-from shared.messaging.tickets import Tickets
 from shared.states import Status
 from worker.attempts import retry_waits
 from worker.attempts.announcement import announce
+from worker.attempts.context import WorkerContext
 from worker.attempts.held_job import Held
-from worker.attempts.lease_renewal import LeaseKeeper
-from worker.attempts.leftovers import Leftovers
-from worker.attempts.results import Results
 from worker.attempts.retry_waits import waits
-from worker.attempts.scratch import Scratch
-from worker.attempts.write_probe import Fitness
 from worker.engines.contract.engine import Result, Stopped, StopReason
 from worker.health.disk_full import no_room
 from worker.kiln.kiln_job import Outcome
@@ -63,41 +54,28 @@ class Endings:
     """Ends jobs on threads of its own."""
 
     def __init__(
-        self,
-        *,
-        worker_id: str,
-        most: int,
-        leases: Leases,
-        jobs: JobStore,
-        keeper: LeaseKeeper,
-        results: Results,
-        leftovers: Leftovers,
-        scratch: Scratch,
-        fitness: Fitness,
-        events: Events,
-        tickets: Tickets,
-        aftermath: Aftermath,
-        turns: threading.Lock,
-        noted: Callable[[Job, Ending], None] = lambda _job, _ending: None,
+        self, context: WorkerContext, noted: Callable[[Job, Ending], None] = lambda _job, _ending: None
     ) -> None:
-        """``most``: jobs that may be on their way to their end at once; ``turns``: of those that write to the
-        database together; ``noted`` hears how each attempt ended."""
-        self._worker_id = worker_id
-        self._jobs = jobs
-        self._keeper = keeper
-        self._results = results
-        self._leftovers = leftovers
-        self._scratch = scratch
-        self._fitness = fitness
-        self._events = events
-        self._tickets = tickets
-        self._aftermath = aftermath
+        """``noted`` hears how each attempt ended."""
+        most = context.settings.slots
+        self._worker_id = context.worker_id
+        self._jobs = context.jobs
+        self._keeper = context.keeper
+        self._results = context.results
+        self._leftovers = context.leftovers
+        self._scratch = context.scratch
+        self._fitness = context.fitness
+        self._events = context.events
+        self._tickets = context.tickets
+        self._aftermath = context.aftermath
         self._noted = noted
         #: the jobs that are on their way to their end; any thread may look
         self.ending: set[str] = set()
         self._places = threading.BoundedSemaphore(most)
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="ending")
-        self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(leases.finish, turns=turns)
+        self._finishes: Combiner[Finish, Job | LeaseLost] = Combiner(
+            context.leases.finish, turns=context.write_turns
+        )
 
     def end(self, held: Held, outcome: Outcome) -> None:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not

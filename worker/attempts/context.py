@@ -1,0 +1,41 @@
+"""What the parts of one worker share."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from shared.jobs.completion import Aftermath
+from shared.jobs.leases import Leases
+from shared.jobs.store import JobStore
+from shared.messaging.events import Events
+from shared.messaging.tickets import Tickets
+from shared.settings import Settings
+from worker.attempts.checkpoints import Checkpoints
+from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.leftovers import Leftovers
+from worker.attempts.results import Results
+from worker.attempts.scratch import Scratch
+from worker.attempts.write_probe import Fitness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext:
+    """One of each; ``worker.container`` makes and closes them."""
+
+    worker_id: str
+    settings: Settings
+    leases: Leases
+    jobs: JobStore
+    tickets: Tickets
+    events: Events
+    aftermath: Aftermath
+    results: Results
+    checkpoints: Checkpoints
+    leftovers: Leftovers
+    scratch: Scratch
+    fitness: Fitness
+    #: renews the leases of this worker's jobs, and knows which they are
+    keeper: LeaseKeeper
+    #: taken by claims and by ends of jobs: at once they would take longer, each with fewer jobs
+    write_turns: threading.Lock
