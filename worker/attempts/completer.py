@@ -158,8 +158,8 @@ class Endings:
         try:
             ended = None if ending is None else self._write(held, Finish(job.id, job.attempt, ending))
         except Unavailable as error:
-            # it may have been written all the same: its files stay, and upkeep removes them with the lease
-            log.error("nobody could be told how %s ended, it runs again: %s", job.id, error)
+            # it may have been written all the same: its files stay until maintenance finds the lease expired
+            log.error("%s: commit failed, it runs again when its lease expires: %s", job.id, error)
             return
         if ended is None:
             log.warning("attempt %d of %s is no longer this worker's", job.attempt, job.id)
@@ -168,7 +168,7 @@ class Endings:
         if ended.status is Status.QUEUED:
             self._tickets.send(ended.queue)
         announce(self._events, ended)
-        with suppress(Unavailable):  # upkeep does what is left
+        with suppress(Unavailable):  # maintenance does what is left
             self._aftermath.of(ended)
         if ended.status is not Status.SUCCEEDED:
             self._leftovers.of_attempt(job.id, job.attempt)
@@ -204,7 +204,7 @@ class Endings:
         """A commit whose answer was lost looks like a lost lease when it is tried again: the row tells."""
         with suppress(NotFound):
             job = self._jobs.get(finish.job_id)
-            # upkeep ends a lost attempt too, and never well
+            # maintenance ends a lost attempt too, and never well
             own = job.status in (Status.SUCCEEDED, _ENDS.get(type(finish.ending)))
             if own and job.attempt == finish.attempt and job.worker == self._worker_id:
                 return job
