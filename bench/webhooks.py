@@ -24,7 +24,7 @@ from shared.webhooks.outbox import Outbox
 from shared.webhooks.subscription import ENDINGS, Webhook
 from tests.receivers import Answer, receiving
 from tests.servers import Postgres, wait_until
-from worker.services.webhook_delivery import Deliverer
+from worker.services.webhook_delivery import WebhookDelivery
 
 #: jobs in one transaction
 _BATCH = 50
@@ -56,13 +56,13 @@ def deliveries_per_second(database: Database, count: int, *, beside_a_dead_host:
         if beside_a_dead_host:
             jobs_per_second(database, count, Webhook(url=dead.url, events=ENDINGS))
         jobs_per_second(database, count, Webhook(url=kind.url, events=ENDINGS))
-        deliverer = Deliverer(Outbox(database), Outward(allow_private=True))
+        deliverer = WebhookDelivery(Outbox(database), Outward(allow_private=True))
         begun = time.perf_counter()
         deliverer.start()
         wait_until(lambda: len(kind.requests) >= count, 600, what="the deliveries")
         seconds = time.perf_counter() - begun
         ended.set()
-        deliverer.close()
+        deliverer.stop()
     return count / seconds
 
 

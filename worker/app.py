@@ -18,7 +18,7 @@ from shared.messaging.tickets import make_celery
 from shared.settings import Settings
 from worker.celery.pool import TicketWorker
 from worker.celery.ticket_task import register_ticket_task
-from worker.container import House
+from worker.container import WorkerContainer
 from worker.kiln.cpu_threads import spin_briefly
 
 #: steps of niceness between the kiln's threads and all others, which get a quarter of a core that both want
@@ -34,16 +34,16 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
     """
     _log_to_stderr(settings.log_level)
     spin_briefly()
-    house = House(settings, name)
+    container = WorkerContainer(settings, name)
     _step_behind_the_kiln()
     app = make_celery(settings)
-    register_ticket_task(app, house.runner.ticket)
+    register_ticket_task(app, container.runner.ticket)
 
     def ready() -> None:
-        house.open()
+        container.open()
         queues = ", ".join(settings.queues)
         sys.stdout.write(
-            f"ready worker {house.id} on {house.device}, {settings.slots} slots, queues {queues}\n"
+            f"ready worker {container.id} on {container.device}, {settings.slots} slots, queues {queues}\n"
         )
         sys.stdout.flush()
 
@@ -52,16 +52,16 @@ def run_worker(settings: Settings, *, name: str | None = None) -> int:
     worker = TicketWorker(
         app,
         ready=ready,
-        leave=lambda hurry: house.runner.leave(settings.drain_seconds, hurry),
-        hostname=f"{house.id}@{socket.gethostname()}",
+        leave=lambda hurry: container.runner.leave(settings.drain_seconds, hurry),
+        hostname=f"{container.id}@{socket.gethostname()}",
         concurrency=settings.slots + mixed,
         loglevel=settings.log_level,
     )
-    house.runner.retired = worker.retire
+    container.runner.retired = worker.retire
     try:
         worker.start()
     finally:
-        house.close()
+        container.close()
         # the interpreter gives signals their default back while it ends: a second one would kill it then
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable, Sequence
 
 from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
@@ -24,11 +25,14 @@ from shared.messaging.events import STOP, Events
 from shared.messaging.subscriber import Listener
 from shared.messaging.tickets import Tickets
 from shared.outward import Outward
+from shared.periodic_service import PeriodicService
 from shared.settings import Settings
+from shared.storage import Storage
 from shared.storage.factory import open_storage
 from shared.webhooks.outbox import Outbox
 from worker.attempts.checkpoints import Checkpoints
 from worker.attempts.completer import Endings
+from worker.attempts.context import WorkerContext
 from worker.attempts.lease_renewal import LeaseKeeper
 from worker.attempts.leftovers import Leftovers
 from worker.attempts.preparer import Preparer
@@ -44,24 +48,24 @@ from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.media.limits import PICTURE
 from worker.media.sandbox import Sandbox
-from worker.services.forced_exit import Departure
-from worker.services.maintenance import Upkeep
-from worker.services.queue_poll import Ticketless
+from worker.services.forced_exit import ForcedExit
+from worker.services.maintenance import Maintenance
+from worker.services.queue_poll import QueuePoll
 from worker.services.retention import Retention
-from worker.services.self_check import Watch
-from worker.services.webhook_delivery import Deliverer
+from worker.services.self_check import SelfCheck
+from worker.services.webhook_delivery import WebhookDelivery
 
 log = logging.getLogger(__name__)
 
 
-class House:
+class WorkerContainer:
     """One of each part; what runs jobs is ``runner``."""
 
     def __init__(self, settings: Settings, name: str | None = None) -> None:
         """Raises ConfigurationError: a device that is not there, a database that is not migrated."""
         self.settings = settings
         self.id = name or new_id("wrk")
-        self.watch = Watch(settings.stall_seconds)
+        self.watch = SelfCheck(settings.stall_seconds)
         self.watch.start()
         try:
             with self.watch.busy.at("starting"):
@@ -77,14 +81,12 @@ class House:
         storage = watched(open_storage(settings), busy)
         catalog = Catalog(settings, self.database)
         device = find_device(settings.device)
-        jobs = JobStore(self.database)
         backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         most = Tenants(self.database, settings).running_limit
         leases = Leases(self.database, settings.lease_seconds, backoff, most)
-        reaper, registry = Reaper(self.database), WorkerRegistry(self.database)
-        locks = NamedLocks(self.database)
-        results, checkpoints = Results(storage, busy), Checkpoints(storage)
-        leftovers = Leftovers(results, checkpoints)
+        self.context = self._make_context(settings, storage, leases, most)
+        context = self.context
+        self.keeper, self.fitness, self.scratch = context.keeper, context.fitness, context.scratch
         self.device = device.name
         self.kiln = Kiln(
             device,
@@ -94,100 +96,72 @@ class House:
             failed=self.watch.device_failed,
         )
         self.sandbox = Sandbox()
-        self.events = Events(settings.redis_url)
         self.pace = Pace()
-        self.tickets = Tickets(settings)
-        completion = CompletionHandler(self.database, self.events, self.tickets, most)
-        self.scratch = Scratch(settings.data / "scratch", self.id)
-        self.fitness = Fitness(storage, self.scratch)
-        self.keeper = LeaseKeeper(leases, registry, settings.lease_seconds, self.describe)
+        self._failures = FailuresInARow(settings.unfit_after)
+        self.endings = Endings(context, noted=self._note_ending)
+        self.runner = Runner(
+            context,
+            preparer=Preparer(
+                settings, catalog, storage, FileStore(self.database), context.jobs, self.sandbox, busy
+            ),
+            kiln=self.kiln,
+            pace=self.pace,
+            endings=self.endings,
+            busy=busy,
+            device_failed=self.watch.device_failed,
+        )
+        self.maintenance = Maintenance(context)
+        outbox = Outbox(self.database)
+        self.queue_poll = QueuePoll(context, self.runner.ticket)
+        #: started when the worker is ready, in this order, and stopped when its jobs have ended
+        self.services: Sequence[PeriodicService] = (
+            self.maintenance,
+            self.queue_poll,
+            WebhookDelivery(outbox, Outward(allow_private=settings.webhook_allow_private)),
+            Retention(
+                settings,
+                self.id,
+                locks=context.locks,
+                files=RetentionStore(self.database),
+                outbox=outbox,
+                storage=storage,
+            ),
+        )
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds
         self.requests = Listener(
             settings.redis_url, STOP, heard=lambda job_id: self.keeper.look(job_id.decode())
         )
-        self.upkeep = Upkeep(
+        forced_exit = ForcedExit(
+            context, retire=self.runner.retire, storing=lambda: bool(self.endings.ending)
+        )
+        self.watch.keep(self.kiln, self.keeper, forced_exit)
+
+    def _make_context(
+        self, settings: Settings, storage: Storage, leases: Leases, most: Callable[[str], int]
+    ) -> WorkerContext:
+        tickets, events = Tickets(settings), Events(settings.redis_url)
+        registry = WorkerRegistry(self.database)
+        results, checkpoints = Results(storage, self.watch.busy), Checkpoints(storage)
+        scratch = Scratch(settings.data / "scratch", self.id)
+        return WorkerContext(
             worker_id=self.id,
-            every=settings.upkeep_seconds,
-            lease_seconds=settings.lease_seconds,
-            reaper=reaper,
+            settings=settings,
+            leases=leases,
+            reaper=Reaper(self.database),
             registry=registry,
-            locks=locks,
-            jobs=jobs,
-            tickets=self.tickets,
-            events=self.events,
-            completion=completion,
-            leftovers=leftovers,
-            checkpoints=checkpoints,
-        )
-        outbox = Outbox(self.database)
-        self.deliverer = Deliverer(outbox, Outward(allow_private=settings.webhook_allow_private))
-        self.retention = Retention(
-            settings,
-            self.id,
-            locks=locks,
-            files=RetentionStore(self.database),
-            outbox=outbox,
-            storage=storage,
-        )
-        # at once they would take longer, each with fewer jobs: they compete for one interpreter
-        turns = threading.Lock()
-        self._failures = FailuresInARow(settings.unfit_after)
-        self.endings = Endings(
-            worker_id=self.id,
-            most=settings.slots,
-            leases=leases,
-            jobs=jobs,
-            keeper=self.keeper,
+            locks=NamedLocks(self.database),
+            jobs=JobStore(self.database),
+            tickets=tickets,
+            events=events,
+            completion=CompletionHandler(self.database, events, tickets, most),
             results=results,
-            leftovers=leftovers,
-            scratch=self.scratch,
-            fitness=self.fitness,
-            events=self.events,
-            tickets=self.tickets,
-            completion=completion,
-            turns=turns,
-            noted=self._note_ending,
-        )
-        self.runner = Runner(
-            worker_id=self.id,
-            slots=settings.slots,
-            leases=leases,
-            keeper=self.keeper,
-            preparer=Preparer(settings, catalog, storage, FileStore(self.database), jobs, self.sandbox, busy),
-            kiln=self.kiln,
             checkpoints=checkpoints,
-            scratch=self.scratch,
-            fitness=self.fitness,
-            events=self.events,
-            tickets=self.tickets,
-            pace=self.pace,
-            endings=self.endings,
-            turns=turns,
-            busy=busy,
-            device_failed=self.watch.device_failed,
+            leftovers=Leftovers(results, checkpoints),
+            scratch=scratch,
+            fitness=Fitness(storage, scratch),
+            keeper=LeaseKeeper(leases, registry, settings.lease_seconds, self.describe),
+            write_turns=threading.Lock(),
         )
-        self.ticketless = Ticketless(
-            queues=settings.queues,
-            slots=settings.slots,
-            every=settings.upkeep_seconds,
-            jobs=jobs,
-            tickets=self.tickets,
-            held=lambda: len(self.keeper.held()),
-            take=self.runner.ticket,
-        )
-        departure = Departure(
-            worker_id=self.id,
-            leases=leases,
-            reaper=reaper,
-            keeper=self.keeper,
-            scratch=self.scratch,
-            leftovers=leftovers,
-            events=self.events,
-            tickets=self.tickets,
-            retire=self.runner.retire,
-            storing=lambda: bool(self.endings.ending),
-        )
-        self.watch.keep(self.kiln, self.keeper, departure)
 
     def _note_ending(self, job: Job, ending: Ending) -> None:
         why = self._failures.note(f"{job.model}, {job.task}", ending)
@@ -213,15 +187,13 @@ class House:
         )
 
     def open(self) -> None:
-        """Begin to heal, and to be seen."""
+        """Start the services: the worker is listed as alive, and repairs."""
         self.sandbox.open(PICTURE)
-        self.keeper.start()
+        self.keeper.start()  # first: a ticket may have claimed a job already
         self.requests.start()
-        self.upkeep.reap_workers(self.scratch.dead, self.scratch.left)
-        self.upkeep.start()
-        self.ticketless.start()
-        self.deliverer.start()
-        self.retention.start()
+        self.maintenance.reap_workers(self.scratch.dead, self.scratch.left)
+        for service in self.services:
+            service.start()
 
     def close(self) -> None:
         """Call when no ticket runs any more."""
@@ -230,17 +202,16 @@ class House:
         self.watch.close()
 
     def _close(self) -> None:
-        self.ticketless.close()
+        self.queue_poll.stop()
         self.endings.close()
         self.fitness.close()
-        self.upkeep.close()
-        self.deliverer.close()
-        self.retention.close()
+        for service in self.services:
+            service.stop()
         self.requests.close()
-        self.keeper.close()
+        self.keeper.stop()
         self.kiln.close(timeout=5)
         self.sandbox.close()
-        self.tickets.close()
-        self.events.close()
+        self.context.tickets.close()
+        self.context.events.close()
         self.scratch.close()
         self.database.dispose()

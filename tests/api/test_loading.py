@@ -98,7 +98,7 @@ def test_a_running_job_a_queued_one_and_the_list_of_workers_say_what_is_loaded(
         engine.may_load.set()
         engine.may_end.set()
         kiln.close(timeout=20)
-        keeper.close()
+        keeper.stop()
 
 
 def _begin(job_id: str, attempt: int) -> None: ...

@@ -51,7 +51,7 @@ class House:
             files=RetentionStore(self.database),
             outbox=Outbox(self.database),
             storage=self.storage,
-        ).round()
+        ).run_once()
 
     def upload(self, purpose: str = "input") -> FileRecord:
         stored = self.storage.write(f"files/{new_id('file')}", b"a file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from shared.catalog.catalog import Catalog
 from shared.db.engine import Database
+from shared.db.named_locks import NamedLocks
+from shared.jobs.completion import CompletionHandler
 from shared.jobs.entities import Job, NewJob, Submitted
 from shared.jobs.leases import Leases
 from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
-from shared.jobs.workers import WorkerRegistry
+from shared.jobs.workers import Worker, WorkerRegistry
 from shared.messaging.events import Events
 from shared.messaging.tickets import Tickets
 from shared.settings import Settings
@@ -28,6 +31,13 @@ from shared.storage import Storage
 from shared.storage.factory import open_storage
 from tests.conftest import borrowed_database
 from tests.servers import Qanvas, Valkey, drill_settings, wait_until
+from worker.attempts.checkpoints import Checkpoints
+from worker.attempts.context import WorkerContext
+from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.leftovers import Leftovers
+from worker.attempts.results import Results
+from worker.attempts.scratch import Scratch
+from worker.attempts.write_probe import Fitness
 
 #: short, so that tests need not wait for what dies
 LEASE, UPKEEP, RETRY = 1.5, 0.3, 0.2
@@ -143,6 +153,40 @@ def open_shop(settings: Settings, start: Callable[..., Qanvas]) -> Iterator[Shop
     tickets.close()
     events.close()
     database.dispose()
+
+
+def worker_context(
+    shop: Shop,
+    worker_id: str,
+    *,
+    leases: Leases | None = None,
+    completion: CompletionHandler | None = None,
+    **changes: Any,
+) -> WorkerContext:
+    """What a worker's services share, without a worker; ``changes`` are settings."""
+    settings, leases = shop.settings.with_(**changes), leases or shop.leases
+    results, checkpoints = Results(shop.storage), Checkpoints(shop.storage)
+    scratch = Scratch(settings.data / "scratch", worker_id)
+    me = Worker(id=worker_id, host="test", pid=0, device="cpu", slots=1, queues=(), models=())
+    return WorkerContext(
+        worker_id=worker_id,
+        settings=settings,
+        leases=leases,
+        reaper=shop.reaper,
+        registry=shop.registry,
+        locks=NamedLocks(shop.database),
+        jobs=shop.jobs,
+        tickets=shop.tickets,
+        events=shop.events,
+        completion=completion or CompletionHandler(shop.database, shop.events, shop.tickets),
+        results=results,
+        checkpoints=checkpoints,
+        leftovers=Leftovers(results, checkpoints),
+        scratch=scratch,
+        fitness=Fitness(shop.storage, scratch),
+        keeper=LeaseKeeper(leases, shop.registry, settings.lease_seconds, lambda: me),
+        write_turns=threading.Lock(),
+    )
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def keeper(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]
     keeper = LeaseKeeper(shop.leases, shop.registry, 600.0, lambda: me)
     keeper.start()
     yield keeper
-    keeper.close()
+    keeper.stop()
 
 
 def test_a_worker_hears_of_a_cancel_without_waiting_for_a_renewal(

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.embedded.valkey import address_in
 from shared.settings import Settings
 from shared.states import Status
-from tests.servers import free_port, wait_until
+from tests.servers import Qanvas, free_port, wait_until
 from tests.worker.conftest import Shop
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -87,6 +87,16 @@ def test_control_shutdown_drains_the_worker_as_a_signal_does(shop: Shop) -> None
     assert shop.jobs.get(long).status is Status.QUEUED
 
 
+def test_status_sees_the_worker_of_qanvas_up(qanvas: Callable[..., Qanvas], tmp_path: Path) -> None:
+    given = {"QANVAS_PORT": "0", "QANVAS_FAKE_MODELS": "1", "QANVAS_DEVICE": "cpu"}
+    settings = Settings.from_env({"QANVAS_DATA": str(tmp_path / "data"), **given})
+    qanvas("up", settings=settings).wait_for_line("ready ", 300)
+    embedded = settings.with_(redis_url=address_in(tmp_path / "data" / "valkey").url)
+    status = _celery(embedded, "status")
+    assert status.returncode == 0, status.stderr
+    assert "1 node online" in status.stdout
+
+
 def test_celery_worker_refuses_to_take_tickets_for_jobs_that_it_could_not_run(tmp_path: Path) -> None:
     done = _celery(Settings.from_env({"QANVAS_DATA": str(tmp_path)}), "worker")
     assert done.returncode != 0
@@ -96,8 +106,6 @@ def test_celery_worker_refuses_to_take_tickets_for_jobs_that_it_could_not_run(tm
 @pytest.fixture
 def flower(open_all_day: Shop) -> Iterator[str]:
     """The URL of a Flower that watches the shop."""
-    if importlib.util.find_spec("flower") is None:
-        pytest.skip("Flower is not installed")
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "worker.celery.app", "flower", f"--port={port}"],

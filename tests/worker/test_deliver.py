@@ -22,7 +22,7 @@ from tests.jobs.factory import submit
 from tests.receivers import Answer, Request, receiving
 from tests.servers import Postgres, free_port, wait_until
 from tests.worker.conftest import Shop
-from worker.services.webhook_delivery import SENDERS, Deliverer
+from worker.services.webhook_delivery import SENDERS, WebhookDelivery
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def outbox(database: Database) -> Outbox:
 
 
 @pytest.fixture
-def deliverer(outbox: Outbox) -> Iterator[Deliverer]:
-    made = Deliverer(outbox, Outward(allow_private=True), Limits(connect=2, read=2, total=4, bytes=0))
+def deliverer(outbox: Outbox) -> Iterator[WebhookDelivery]:
+    made = WebhookDelivery(outbox, Outward(allow_private=True), Limits(connect=2, read=2, total=4, bytes=0))
     yield made
-    made.close()
+    made.stop()
 
 
 def cancel_one(database: Database, url: str, secret: str | None = None) -> str:
@@ -45,9 +45,9 @@ def cancel_one(database: Database, url: str, secret: str | None = None) -> str:
     return job.id
 
 
-def deliver(deliverer: Deliverer, outbox: Outbox, job_id: str) -> Delivery:
+def deliver(deliverer: WebhookDelivery, outbox: Outbox, job_id: str) -> Delivery:
     """One round, and what it came to."""
-    assert deliverer.round() == 1
+    assert deliverer.run_once()
     assert deliverer.wait(60)
     [delivery] = outbox.of_job(job_id, limit=10)
     return delivery
@@ -60,7 +60,7 @@ def make_due(database: Database) -> None:
 
 @pytest.mark.parametrize("own", [True, False])
 def test_the_published_verifier_accepts_a_delivery(
-    database: Database, outbox: Outbox, deliverer: Deliverer, own: bool
+    database: Database, outbox: Outbox, deliverer: WebhookDelivery, own: bool
 ) -> None:
     secret = new_secret() if own else outbox.secret("default")
     with receiving() as receiver:
@@ -75,7 +75,7 @@ def test_the_published_verifier_accepts_a_delivery(
 
 
 def test_a_receiver_that_answers_500_gets_the_same_event_again(
-    database: Database, outbox: Outbox, deliverer: Deliverer
+    database: Database, outbox: Outbox, deliverer: WebhookDelivery
 ) -> None:
     secret = new_secret()
     with receiving(lambda number, request: Answer(500 if number == 0 else 204)) as receiver:
@@ -89,7 +89,7 @@ def test_a_receiver_that_answers_500_gets_the_same_event_again(
     Verifier(secret).verify(second.body, dict(second.headers))
 
 
-def test_a_redirect_is_not_followed(database: Database, outbox: Outbox, deliverer: Deliverer) -> None:
+def test_a_redirect_is_not_followed(database: Database, outbox: Outbox, deliverer: WebhookDelivery) -> None:
     with receiving() as private, receiving(lambda n, r: Answer(307, {"Location": private.url})) as receiver:
         delivery = deliver(deliverer, outbox, cancel_one(database, receiver.url))
         assert (delivery.status, delivery.last_status) == ("pending", 307)
@@ -98,15 +98,15 @@ def test_a_redirect_is_not_followed(database: Database, outbox: Outbox, delivere
 
 
 def test_a_receiver_that_answers_410_gets_no_more(
-    database: Database, outbox: Outbox, deliverer: Deliverer
+    database: Database, outbox: Outbox, deliverer: WebhookDelivery
 ) -> None:
     with receiving(lambda number, request: Answer(410)) as receiver:
         assert deliver(deliverer, outbox, cancel_one(database, receiver.url)).status == "dead"
         make_due(database)
-        assert deliverer.round() == 0
+        assert not deliverer.run_once()
 
 
-def test_a_receiver_may_ask_for_time(database: Database, outbox: Outbox, deliverer: Deliverer) -> None:
+def test_a_receiver_may_ask_for_time(database: Database, outbox: Outbox, deliverer: WebhookDelivery) -> None:
     with receiving(lambda number, request: Answer(429, {"Retry-After": "600"})) as receiver:
         delivery = deliver(deliverer, outbox, cancel_one(database, receiver.url))
         assert delivery.next_at - delivery.created_at >= 600
@@ -115,7 +115,7 @@ def test_a_receiver_may_ask_for_time(database: Database, outbox: Outbox, deliver
 def test_a_private_address_is_refused_when_the_operator_has_not_allowed_it(
     database: Database, outbox: Outbox
 ) -> None:
-    guarded = Deliverer(outbox, Outward(allow_private=False))
+    guarded = WebhookDelivery(outbox, Outward(allow_private=False))
     with receiving() as receiver:
         delivery = deliver(guarded, outbox, cancel_one(database, receiver.url))
         assert delivery.status == "pending" and "not a public address" in (delivery.last_error or "")
@@ -123,7 +123,7 @@ def test_a_private_address_is_refused_when_the_operator_has_not_allowed_it(
 
 
 def test_hanging_receivers_and_a_flood_for_a_dead_host_do_not_hold_up_the_others(
-    database: Database, outbox: Outbox, deliverer: Deliverer
+    database: Database, outbox: Outbox, deliverer: WebhookDelivery
 ) -> None:
     ended = threading.Event()
 
@@ -171,7 +171,7 @@ def test_what_a_worker_was_killed_over_another_delivers(shop: Shop) -> None:
 
 
 def test_a_sender_that_was_stopped_sends_nothing_that_another_one_may_have_taken(
-    database: Database, outbox: Outbox, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
+    database: Database, outbox: Outbox, deliverer: WebhookDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped_for = [0.0]
     monkeypatch.setattr(
@@ -189,7 +189,7 @@ def test_a_sender_that_was_stopped_sends_nothing_that_another_one_may_have_taken
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_an_event_that_has_arrived_is_not_sent_again_for_a_database_that_takes_no_writes(
-    database: Database, outbox: Outbox, deliverer: Deliverer, postgres: Postgres
+    database: Database, outbox: Outbox, deliverer: WebhookDelivery, postgres: Postgres
 ) -> None:
     def answer(number: int, request: Request) -> Answer:
         postgres.read_only(True)

@@ -15,7 +15,7 @@ from shared.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import LEASE, Shop
 from worker.attempts.results import Results
-from worker.container import House
+from worker.container import WorkerContainer
 from worker.engines.contract.engine import Result
 from worker.engines.fake import engine
 
@@ -37,12 +37,12 @@ class SlowStorage:
 
 
 @pytest.fixture
-def house(shop: Shop) -> Iterator[House]:
+def container(shop: Shop) -> Iterator[WorkerContainer]:
     """A worker of one slot in this process, and nobody but the test takes its tickets."""
-    house = House(shop.settings.with_(slots=1))
-    house.open()
-    yield house
-    house.close()
+    container = WorkerContainer(shop.settings.with_(slots=1))
+    container.open()
+    yield container
+    container.close()
 
 
 def _lease(shop: Shop, job_id: str) -> float:
@@ -53,26 +53,26 @@ def _lease(shop: Shop, job_id: str) -> float:
         )
 
 
-def _ticket(house: House) -> threading.Thread:
-    thread = threading.Thread(target=house.runner.ticket, args=("default",))
+def _ticket(container: WorkerContainer) -> threading.Thread:
+    thread = threading.Thread(target=container.runner.ticket, args=("default",))
     thread.start()
     return thread
 
 
 @pytest.mark.slow
 def test_the_next_job_computes_while_the_last_one_is_stored(
-    shop: Shop, house: House, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, container: WorkerContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = SlowStorage(monkeypatch)
     first, second, third = (shop.submit([shop.new(steps=2)], tickets=False)[0] for _ in range(3))
-    threads = [_ticket(house)]
+    threads = [_ticket(container)]
     try:
         wait_until(lambda: storage.stuck == [first], 60, what="the first job to be stored")
-        threads.append(_ticket(house))
+        threads.append(_ticket(container))
         shop.wait_for_step(second, 2, 60)
         assert shop.jobs.get(first).status is Status.RUNNING
         # as many wait to be stored as there are slots; then nothing more is begun
-        threads.append(_ticket(house))
+        threads.append(_ticket(container))
         assert shop.jobs.get(third).status is Status.QUEUED
         later = _lease(shop, first) + 2 * LEASE
         wait_until(lambda: _lease(shop, first) > later, 60, what="the lease to be renewed")
@@ -85,13 +85,13 @@ def test_the_next_job_computes_while_the_last_one_is_stored(
 
 
 def test_a_house_that_closes_ends_what_was_computed(
-    shop: Shop, house: House, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, container: WorkerContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = SlowStorage(monkeypatch)
     job = shop.submit([shop.new(steps=2)], tickets=False)[0]
-    _ticket(house).join()
+    _ticket(container).join()
     wait_until(lambda: storage.stuck == [job], 60, what="the job to be stored")
-    closing = threading.Thread(target=house.endings.close)
+    closing = threading.Thread(target=container.endings.close)
     closing.start()
     storage.release.set()
     closing.join()
@@ -102,7 +102,7 @@ def test_a_house_that_closes_ends_what_was_computed(
 def test_what_nobody_foresaw_is_told_without_its_words_and_kept_for_the_operator(
     place: str,
     shop: Shop,
-    house: House,
+    container: WorkerContainer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -112,7 +112,7 @@ def test_what_nobody_foresaw_is_told_without_its_words_and_kept_for_the_operator
     target = (engine, "_preview") if place == "while it computes" else (Results, "store")
     monkeypatch.setattr(*target, fail)
     [job_id] = shop.submit([shop.new(steps=2)], tickets=False)
-    _ticket(house).join()
+    _ticket(container).join()
     job = shop.wait(job_id)
     assert (job.status, job.attempts) == (Status.FAILED, 1)
     assert job.error == {

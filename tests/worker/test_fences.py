@@ -13,21 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.db.named_locks import NamedLocks
-from shared.jobs.completion import CompletionHandler
 from shared.jobs.leases import Leases
 from shared.jobs.workers import Worker
 from shared.states import Status
 from tests.servers import Postgres, Qanvas, wait_until
-from tests.worker.conftest import LEASE, Shop
+from tests.worker.conftest import LEASE, Shop, worker_context
 from worker.attempts.checkpoints import Checkpoints
 from worker.attempts.held_job import Held
 from worker.attempts.lease_renewal import LeaseKeeper
-from worker.attempts.leftovers import Leftovers
-from worker.attempts.results import Results
-from worker.container import House
+from worker.container import WorkerContainer
 from worker.engines.contract.engine import StopReason
-from worker.services.maintenance import Upkeep
+from worker.services.maintenance import Maintenance
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -124,7 +120,7 @@ def test_an_attempt_stops_when_the_same_worker_claims_its_job_again(shop: Shop) 
         shop.jobs.cancel(job_id)
         wait_until(lambda: now.reason is StopReason.CANCELED, what="the new one still to be renewed")
     finally:
-        keeper.close()
+        keeper.stop()
 
 
 @pytest.mark.slow
@@ -173,16 +169,16 @@ def test_a_job_whose_checkpoint_is_damaged_starts_anew(
     else:
         shop.storage.write(key, content[: len(content) // 2] if damage == "cut" else b"of another engine")
     shop.reaper.reap_worker("wrk_dead", [])
-    house = House(shop.settings)
-    house.open()
+    container = WorkerContainer(shop.settings)
+    container.open()
     try:
-        house.runner.ticket("default")
+        container.runner.ticket("default")
         job = shop.wait(job_id)
         undisturbed = shop.draw(steps=3, seed=4)
-        house.runner.ticket("default")
+        container.runner.ticket("default")
         assert np.array_equal(shop.pixels(job), shop.pixels(shop.wait(undisturbed)))
     finally:
-        house.close()
+        container.close()
     assert (job.attempt, job.attempts) == (2, 1)
     assert f"the checkpoint of {job_id} cannot be read" in caplog.text
 
@@ -214,30 +210,17 @@ def test_leases_that_nobody_could_renew_are_not_taken_for_dead_workers(shop: Sho
     leases = Leases(shop.database, lease)
     job_id = shop.draw()
     [job] = leases.claim("wrk_1", "default")
-    checkpoints = Checkpoints(shop.storage)
-    upkeep = Upkeep(
-        worker_id="wrk_2",
-        every=0.01,
-        lease_seconds=lease,
-        reaper=shop.reaper,
-        registry=shop.registry,
-        locks=NamedLocks(shop.database),
-        jobs=shop.jobs,
-        tickets=shop.tickets,
-        events=shop.events,
-        completion=CompletionHandler(shop.database, shop.events, shop.tickets),
-        leftovers=Leftovers(Results(shop.storage), checkpoints),
-        checkpoints=checkpoints,
-    )
+    context = worker_context(shop, "wrk_2", leases=leases, upkeep_seconds=0.01, lease_seconds=lease)
+    maintenance = Maintenance(context)
     time.sleep(2 * lease)
-    upkeep.round()
+    maintenance.run_once()
     assert not leases.renew("wrk_1", {job_id: job.attempt}, {}).lost
     time.sleep(2 * lease)  # now it is the reaper that was away, as when its process was stopped
-    upkeep.round()
+    maintenance.run_once()
     assert not leases.renew("wrk_1", {job_id: job.attempt}, {}).lost
 
     def reaped() -> bool:
-        upkeep.round()
+        maintenance.run_once()
         return shop.jobs.get(job_id).status is Status.QUEUED
 
     wait_until(reaped, what="a worker that says nothing to be found dead all the same")

@@ -22,25 +22,25 @@ from tests.servers import Postgres, Qanvas, wait_until
 from tests.storage.conftest import s3_endpoint  # noqa: F401 - a fixture
 from tests.worker.conftest import Shop, open_shop
 from worker.attempts import retry_waits
-from worker.container import House
+from worker.container import WorkerContainer
 from worker.health.disk_full import no_room
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @contextmanager
-def opened(shop: Shop, **changes: float) -> Iterator[House]:
+def opened(shop: Shop, **changes: float) -> Iterator[WorkerContainer]:
     """A worker in this process; nobody but the test takes its tickets."""
-    house = House(shop.settings.with_(slots=2, **changes))
-    house.open()
+    container = WorkerContainer(shop.settings.with_(slots=2, **changes))
+    container.open()
     try:
-        yield house
+        yield container
     finally:
-        house.close()
+        container.close()
 
 
-def ticket(house: House) -> threading.Thread:
-    thread = threading.Thread(target=house.runner.ticket, args=("default",))
+def ticket(container: WorkerContainer) -> threading.Thread:
+    thread = threading.Thread(target=container.runner.ticket, args=("default",))
     thread.start()
     return thread
 
@@ -59,11 +59,11 @@ def away(shop: Shop) -> Iterator[None]:
 
 @one_database
 def test_what_was_computed_while_the_storage_was_away_is_stored_when_it_is_back(shop: Shop) -> None:
-    with opened(shop) as house:
+    with opened(shop) as container:
         job_id = shop.submit([shop.new(steps=2)], tickets=False)[0]
         with away(shop):
-            thread = ticket(house)
-            wait_until(lambda: house.fitness.trouble, what="the trouble to be seen")
+            thread = ticket(container)
+            wait_until(lambda: container.fitness.trouble, what="the trouble to be seen")
             assert shop.jobs.get(job_id).status is Status.RUNNING
             wait_until(
                 lambda: [one.queues for one in shop.registry.alive(within=60)] == [()],
@@ -75,7 +75,7 @@ def test_what_was_computed_while_the_storage_was_away_is_stored_when_it_is_back(
         thread.join()
         assert (job.status, job.attempt) == (Status.SUCCEEDED, 1), job.error
         shop.pixels(job)
-        wait_until(lambda: house.fitness.trouble is None, what="jobs to be taken again")
+        wait_until(lambda: container.fitness.trouble is None, what="jobs to be taken again")
 
 
 @one_database
@@ -83,12 +83,12 @@ def test_a_storage_that_stays_away_gets_the_job_handed_back_and_no_attempt_count
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retry_waits, "TRY_FOR", 0.5)
-    with opened(shop) as house:
+    with opened(shop) as container:
         job_id = shop.submit([shop.new(steps=2, max_attempts=1)], tickets=False)[0]
         with away(shop):
-            thread = ticket(house)
+            thread = ticket(container)
             wait_until(lambda: Attempts(shop.database).of([job_id])[job_id], what="the job to be back")
-            second = ticket(house)  # is kept, and begins nothing
+            second = ticket(container)  # is kept, and begins nothing
             assert (shop.jobs.get(job_id).status, shop.jobs.get(job_id).attempt) == (Status.QUEUED, 1)
         thread.join()
         job = shop.wait(job_id)
@@ -102,14 +102,14 @@ def test_a_storage_that_stays_away_gets_the_job_handed_back_and_no_attempt_count
 @one_database
 def test_an_input_is_not_taken_for_deleted_while_the_storage_is_away(shop: Shop) -> None:
     first = shop.submit([shop.new(steps=1)], tickets=False)[0]
-    with opened(shop) as house:
-        ticket(house).join()
+    with opened(shop) as container:
+        ticket(container).join()
         shop.wait(first)
         reader = shop.submit([shop.new(steps=1, image={"job": first, "output": 0})], tickets=False)[0]
         with away(shop):
-            thread = threading.Thread(target=house.runner.ticket, args=("default",))
+            thread = threading.Thread(target=container.runner.ticket, args=("default",))
             thread.start()
-            wait_until(lambda: house.fitness.trouble, what="the trouble to be seen")
+            wait_until(lambda: container.fitness.trouble, what="the trouble to be seen")
             assert shop.jobs.get(reader).status is Status.RUNNING
         thread.join()
         job = shop.wait(reader)
@@ -118,11 +118,11 @@ def test_an_input_is_not_taken_for_deleted_while_the_storage_is_away(shop: Shop)
 
 @one_database
 def test_a_job_is_canceled_while_its_result_waits_for_the_storage(shop: Shop) -> None:
-    with opened(shop) as house:
+    with opened(shop) as container:
         job_id = shop.submit([shop.new(steps=2)], tickets=False)[0]
         with away(shop):
-            ticket(house).join()
-            wait_until(lambda: house.fitness.trouble, what="the trouble to be seen")
+            ticket(container).join()
+            wait_until(lambda: container.fitness.trouble, what="the trouble to be seen")
             shop.jobs.cancel(job_id)
             assert shop.wait(job_id).status is Status.CANCELED
 
@@ -145,11 +145,11 @@ def test_an_object_store_that_answers_503_gets_the_result_when_it_answers_again(
 
     with receiving(forward) as server:
         shop.settings = shop.settings.with_(storage_url=f"s3://qanvas/room?endpoint={server.url}")
-        with opened(shop) as house:
+        with opened(shop) as container:
             broken.set()
             job_id = shop.submit([shop.new(steps=2)], tickets=False)[0]
-            thread = ticket(house)
-            wait_until(lambda: house.fitness.trouble, what="the trouble to be seen")
+            thread = ticket(container)
+            wait_until(lambda: container.fitness.trouble, what="the trouble to be seen")
             broken.clear()
             job = shop.wait(job_id)
             thread.join()
@@ -170,11 +170,11 @@ def test_a_result_that_no_disk_ever_takes_fails_in_the_end(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/scratch/huge")
 
     monkeypatch.setattr("worker.engines.fake.engine._preview", fill)
-    with opened(shop) as house:
+    with opened(shop) as container:
         job_id = shop.submit([shop.new(steps=2, max_attempts=2)], tickets=False)[0]
 
         def ended() -> bool:
-            ticket(house).join()
+            ticket(container).join()
             return shop.jobs.get(job_id).is_terminal
 
         wait_until(ended, 60, what="the job to be given up")
@@ -222,11 +222,11 @@ def test_a_worker_whose_disk_is_full_takes_no_jobs_until_there_is_room(
 def test_a_read_only_disk_costs_no_attempt(shop: Shop, disk: Disk) -> None:
     # the scratch folder lies elsewhere: its lock is open for writing, which keeps a disk from being read-only
     shop.settings = shop.settings.with_(storage_url=(disk.path / "storage").as_uri())
-    with opened(shop) as house:
+    with opened(shop) as container:
         disk.read_only(True)
         job_id = shop.submit([shop.new(steps=2)], tickets=False)[0]
-        thread = ticket(house)
-        wait_until(lambda: house.fitness.trouble, what="the trouble to be seen")
+        thread = ticket(container)
+        wait_until(lambda: container.fitness.trouble, what="the trouble to be seen")
         disk.read_only(False)
         job = shop.wait(job_id)
         thread.join()
@@ -242,9 +242,9 @@ def test_a_checkpoint_that_finds_no_room_is_left_out_and_the_job_goes_on(
 
     monkeypatch.setattr("worker.engines.fake.engine.CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr("worker.engines.fake.engine.np.savez", full)
-    with opened(shop) as house:
+    with opened(shop) as container:
         job_id = shop.submit([shop.new(steps=2)], tickets=False)[0]
-        ticket(house).join()
+        ticket(container).join()
         assert shop.wait(job_id).status is Status.SUCCEEDED
     assert f"{job_id}: no checkpoint, its last one holds" in caplog.text
 
@@ -264,11 +264,11 @@ def test_only_the_systems_own_words_say_that_there_is_no_room() -> None:
 def test_a_ticket_that_comes_while_the_database_takes_no_writes_is_not_lost(
     shop: Shop, postgres: Postgres
 ) -> None:
-    with opened(shop, upkeep_seconds=600.0) as house:  # which would send another one
+    with opened(shop, upkeep_seconds=600.0) as container:  # which would send another one
         shop.submit([shop.new(steps=2)], tickets=False)
         postgres.read_only(True)
         try:
-            house.runner.ticket("default")
+            container.runner.ticket("default")
         finally:
             postgres.read_only(False)
         wait_until(lambda: shop.tickets.waiting("default") == 1, what="the ticket to be back")

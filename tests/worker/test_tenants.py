@@ -6,17 +6,13 @@ import pytest
 import sqlalchemy as sa
 
 from shared.accounts.tenants import Tenants
-from shared.db.named_locks import NamedLocks
 from shared.db.tables import jobs, status_in
 from shared.jobs.completion import CompletionHandler
 from shared.jobs.leases import Leases
 from shared.states import Status
 from tests.servers import wait_until
-from tests.worker.conftest import Shop
-from worker.attempts.checkpoints import Checkpoints
-from worker.attempts.leftovers import Leftovers
-from worker.attempts.results import Results
-from worker.services.maintenance import Upkeep
+from tests.worker.conftest import Shop, worker_context
+from worker.services.maintenance import Maintenance
 
 
 @pytest.mark.slow
@@ -49,27 +45,18 @@ def test_upkeep_sends_no_tickets_for_parked_jobs_and_one_for_each_that_it_unpark
     tenants = Tenants(shop.database, shop.settings)
     tenants.set("ann", {"running": 1})
     leases = Leases(shop.database, 60.0, running_limit=tenants.running_limit)
-    upkeep = Upkeep(
-        worker_id="wrk_1",
-        every=60.0,
-        lease_seconds=60.0,
-        reaper=shop.reaper,
-        registry=shop.registry,
-        locks=NamedLocks(shop.database),
-        jobs=shop.jobs,
-        tickets=shop.tickets,
-        events=shop.events,
-        completion=CompletionHandler(shop.database, shop.events, shop.tickets, tenants.running_limit),
-        leftovers=Leftovers(Results(shop.storage), Checkpoints(shop.storage)),
-        checkpoints=Checkpoints(shop.storage),
+    completion = CompletionHandler(shop.database, shop.events, shop.tickets, tenants.running_limit)
+    context = worker_context(
+        shop, "wrk_1", leases=leases, completion=completion, upkeep_seconds=60.0, lease_seconds=60.0
     )
+    maintenance = Maintenance(context)
     shop.submit([shop.new(tenant="ann") for _ in range(5)], tickets=False)
     assert len(leases.claim("wrk_2", "default", limit=5)) == 1
     for _ in range(3):  # what is missing is sent again by the second round that finds it missing
-        upkeep.round()
+        maintenance.run_once()
     tenants.set("ann", {"running": 3})
-    upkeep.round()
+    maintenance.run_once()
     wait_until(lambda: shop.tickets.waiting("default") == 2, what="a ticket for each of the two that may run")
-    upkeep.round()
-    upkeep.round()
+    maintenance.run_once()
+    maintenance.run_once()
     assert shop.tickets.waiting("default") == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.messaging.tickets import make_celery
 from shared.states import Status
 from tests.servers import Qanvas, Valkey, drill_settings, wait_until
 from tests.worker.conftest import Shop, open_shop
@@ -44,6 +45,15 @@ def test_jobs_run_while_redis_is_full_also_on_a_worker_that_starts_meanwhile(sho
     jobs = [shop.draw(steps=2) for _ in range(6)]
     assert {job.status for job in shop.wait_all(jobs)} == {Status.SUCCEEDED}
     assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_worker_that_started_while_redis_was_full_answers_to_celery_later(shop: Shop, own: Valkey) -> None:
+    _fill(own)
+    shop.worker()
+    control = make_celery(shop.settings).control
+    assert own.command("CONFIG", "SET", "maxmemory", "0").startswith(b"+OK")
+    wait_until(lambda: control.ping(timeout=1.0), 60, what="the worker to answer")
 
 
 @pytest.mark.chaos

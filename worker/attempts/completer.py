@@ -26,23 +26,14 @@ from shared.errors import (
     QanvasError,
     Unavailable,
 )
-from shared.jobs.completion import CompletionHandler
 from shared.jobs.entities import Ending, Failed, Finish, HandedBack, Job, StoppedOnRequest
-from shared.jobs.leases import Leases
-from shared.jobs.store import JobStore
 from shared.logs import one_line
-from shared.messaging.events import Events
-from shared.messaging.tickets import Tickets
 from shared.states import Status
 from worker.attempts import retry_waits
 from worker.attempts.announcement import announce
+from worker.attempts.context import WorkerContext
 from worker.attempts.held_job import Held
-from worker.attempts.lease_renewal import LeaseKeeper
-from worker.attempts.leftovers import Leftovers
-from worker.attempts.results import Results
 from worker.attempts.retry_waits import waits
-from worker.attempts.scratch import Scratch
-from worker.attempts.write_probe import Fitness
 from worker.engines.contract.engine import Result, Stopped, StopReason
 from worker.health.disk_full import no_room
 from worker.kiln.kiln_job import Outcome
@@ -63,41 +54,28 @@ class Endings:
     """Ends jobs on threads of its own."""
 
     def __init__(
-        self,
-        *,
-        worker_id: str,
-        most: int,
-        leases: Leases,
-        jobs: JobStore,
-        keeper: LeaseKeeper,
-        results: Results,
-        leftovers: Leftovers,
-        scratch: Scratch,
-        fitness: Fitness,
-        events: Events,
-        tickets: Tickets,
-        completion: CompletionHandler,
-        turns: threading.Lock,
-        noted: Callable[[Job, Ending], None] = lambda _job, _ending: None,
+        self, context: WorkerContext, noted: Callable[[Job, Ending], None] = lambda _job, _ending: None
     ) -> None:
-        """``most``: jobs that may be on their way to their end at once; ``turns``: of those that write to the
-        database together; ``noted`` hears how each attempt ended."""
-        self._worker_id = worker_id
-        self._jobs = jobs
-        self._keeper = keeper
-        self._results = results
-        self._leftovers = leftovers
-        self._scratch = scratch
-        self._fitness = fitness
-        self._events = events
-        self._tickets = tickets
-        self._completion = completion
+        """``noted`` hears how each attempt ended."""
+        most = context.settings.slots
+        self._worker_id = context.worker_id
+        self._jobs = context.jobs
+        self._keeper = context.keeper
+        self._results = context.results
+        self._leftovers = context.leftovers
+        self._scratch = context.scratch
+        self._fitness = context.fitness
+        self._events = context.events
+        self._tickets = context.tickets
+        self._completion = context.completion
         self._noted = noted
         #: the jobs that are on their way to their end; any thread may look
         self.ending: set[str] = set()
         self._places = threading.BoundedSemaphore(most)
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="ending")
-        self._finishes: GroupCommit[Finish, Job | LeaseLost] = GroupCommit(leases.finish, turns=turns)
+        self._finishes: GroupCommit[Finish, Job | LeaseLost] = GroupCommit(
+            context.leases.finish, turns=context.write_turns
+        )
 
     def end(self, held: Held, outcome: Outcome) -> None:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not
@@ -180,8 +158,8 @@ class Endings:
         try:
             ended = None if ending is None else self._write(held, Finish(job.id, job.attempt, ending))
         except Unavailable as error:
-            # it may have been written all the same: its files stay, and upkeep removes them with the lease
-            log.error("nobody could be told how %s ended, it runs again: %s", job.id, error)
+            # it may have been written all the same: its files stay until maintenance finds the lease expired
+            log.error("%s: commit failed, it runs again when its lease expires: %s", job.id, error)
             return
         if ended is None:
             log.warning("attempt %d of %s is no longer this worker's", job.attempt, job.id)
@@ -190,7 +168,7 @@ class Endings:
         if ended.status is Status.QUEUED:
             self._tickets.send(ended.queue)
         announce(self._events, ended)
-        with suppress(Unavailable):  # upkeep does what is left
+        with suppress(Unavailable):  # maintenance does what is left
             self._completion.handle(ended)
         if ended.status is not Status.SUCCEEDED:
             self._leftovers.of_attempt(job.id, job.attempt)
@@ -226,7 +204,7 @@ class Endings:
         """A commit whose answer was lost looks like a lost lease when it is tried again: the row tells."""
         with suppress(NotFound):
             job = self._jobs.get(finish.job_id)
-            # upkeep ends a lost attempt too, and never well
+            # maintenance ends a lost attempt too, and never well
             own = job.status in (Status.SUCCEEDED, _ENDS.get(type(finish.ending)))
             if own and job.attempt == finish.attempt and job.worker == self._worker_id:
                 return job

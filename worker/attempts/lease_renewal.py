@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from shared.errors import Unavailable
 from shared.jobs.leases import Leases
 from shared.jobs.workers import Worker, WorkerRegistry
+from shared.periodic_service import PeriodicService
 from worker.attempts.held_job import Held
 from worker.engines.contract.engine import StopReason
 
@@ -21,7 +21,7 @@ _LONGEST, _SHORTEST = 0.5, 0.2
 _HEARTBEAT = 2.0
 
 
-class LeaseKeeper:
+class LeaseKeeper(PeriodicService):
     """Renews the leases of all held jobs in one statement, several times within a lease."""
 
     def __init__(
@@ -31,18 +31,16 @@ class LeaseKeeper:
         lease_seconds: float,
         describe: Callable[[], Worker],
     ) -> None:
+        every = max(_SHORTEST, min(_LONGEST, lease_seconds / 3))
+        super().__init__("lease renewal", every, delay_first=True)
         self._leases = leases
         self._registry = registry
         self._describe = describe
-        self._every = max(_SHORTEST, min(_LONGEST, lease_seconds / 3))
         self._heartbeat = max(_SHORTEST, min(_HEARTBEAT, lease_seconds / 3))
         #: by job and attempt: a job that was lost may be claimed here again before its old attempt stops
         self._held: dict[tuple[str, int], Held] = {}
         self._beat = 0.0
         self._told: tuple[object, ...] = ()
-        self._closed = False
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
 
     def start(self) -> None:
         """Say that the worker lives, and go on saying so."""
@@ -50,7 +48,7 @@ class LeaseKeeper:
             self._say_alive()
         except Unavailable as error:
             log.warning("not listed as alive yet: %s", error)
-        self._thread.start()
+        super().start()
 
     def hold(self, held: Held) -> None:
         """Renew this job's lease from now on."""
@@ -63,46 +61,33 @@ class LeaseKeeper:
     def look(self, job_id: str) -> None:
         """Something was asked of this job: if it is held here, see at once what. Any thread."""
         if any(held.job.id == job_id for held in self.held()):
-            self._wake.set()
+            self.wake()
 
     def held(self) -> list[Held]:
         """The jobs that this process holds."""
         return list(self._held.values())
 
-    def retire(self) -> None:
-        """Renew no more, and say no more that the worker lives; does not wait for the thread."""
-        self._closed = True
-        self._wake.set()
-
     def say(self) -> None:
         """Say now how the worker is. Any thread. Raises Unavailable."""
         self._say_alive()
 
-    def close(self) -> None:
-        """Stop, and take the worker out of the list of those alive."""
-        self.retire()
-        if self._thread.is_alive():
-            self._thread.join()
+    def stop(self) -> None:
+        """Renew no more, and take the worker out of the list of those alive."""
+        super().stop()
         try:
             self._registry.remove(self._describe().id)
         except Unavailable as error:
             log.warning("this worker stays listed until it is found silent: %s", error)
 
-    def _keep(self) -> None:
-        while True:
-            self._wake.wait(self._every)
-            self._wake.clear()
-            if self._closed:
-                return
-            try:
-                self._renew()
-                if time.monotonic() - self._beat >= self._heartbeat or self._news() != self._told:
-                    self._say_alive()
-            except Unavailable as error:
-                # the jobs go on: should a lease run out meanwhile, the fence in the database decides
-                log.warning("leases not renewed: %s", error)
-            except Exception:
-                log.exception("leases not renewed")
+    def run_once(self) -> bool:
+        """Renew the leases, and tell how the worker is when that has changed or is due.
+
+        Raises Unavailable: the jobs go on; should a lease run out meanwhile, the fence in the database
+        decides."""
+        self._renew()
+        if time.monotonic() - self._beat >= self._heartbeat or self._news() != self._told:
+            self._say_alive()
+        return False
 
     def _renew(self) -> None:
         held: dict[str, Held] = {}

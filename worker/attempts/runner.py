@@ -16,18 +16,12 @@ from functools import partial
 from shared.db.group_commit import GroupCommit
 from shared.errors import DeviceFault, LeaseLost, Unavailable
 from shared.jobs.entities import TRAINING_QUEUE, Job
-from shared.jobs.leases import Leases
-from shared.messaging.events import Events
-from shared.messaging.tickets import Tickets
-from worker.attempts.checkpoints import Checkpoints
 from worker.attempts.completer import Endings
+from worker.attempts.context import WorkerContext
 from worker.attempts.held_job import Held, Value
-from worker.attempts.lease_renewal import LeaseKeeper
 from worker.attempts.preparer import Preparer
 from worker.attempts.retry_waits import waits
-from worker.attempts.scratch import Scratch
 from worker.attempts.slot_time import Pace
-from worker.attempts.write_probe import Fitness
 from worker.engines.contract.engine import Stopped, StopReason
 from worker.health.watchdog import Busy
 from worker.kiln.kiln import Failed, Kiln
@@ -45,39 +39,30 @@ class Runner:
 
     def __init__(
         self,
+        context: WorkerContext,
         *,
-        worker_id: str,
-        slots: int,
-        leases: Leases,
-        keeper: LeaseKeeper,
         preparer: Preparer,
         kiln: Kiln,
-        checkpoints: Checkpoints,
-        scratch: Scratch,
-        fitness: Fitness,
-        events: Events,
-        tickets: Tickets,
         pace: Pace,
         endings: Endings,
-        turns: threading.Lock,
         busy: Busy,
         device_failed: Failed,
     ) -> None:
-        """``turns``: of those that write to the database together. The watchdog sees in ``busy`` what is
-        prepared. ``device_failed`` has the worker leave, where the kiln has not done so."""
-        self._worker_id = worker_id
-        self._leases = leases
-        self._keeper = keeper
+        """The watchdog sees in ``busy`` what is prepared. ``device_failed`` has the worker leave, where the
+        kiln has not done so."""
+        self._worker_id = context.worker_id
+        self._leases = context.leases
+        self._keeper = context.keeper
         self._preparer = preparer
         self._kiln = kiln
-        self._checkpoints = checkpoints
-        self._scratch = scratch
-        self._fitness = fitness
-        self._events = events
-        self._tickets = tickets
+        self._checkpoints = context.checkpoints
+        self._scratch = context.scratch
+        self._fitness = context.fitness
+        self._events = context.events
+        self._tickets = context.tickets
         self._pace = pace
         self._endings = endings
-        self._slots = threading.BoundedSemaphore(slots)
+        self._slots = threading.BoundedSemaphore(context.settings.slots)
         self._training = threading.BoundedSemaphore(1)
         self._busy = busy
         self._device_failed = device_failed
@@ -87,7 +72,7 @@ class Runner:
         self.trouble: str | None = None
         #: called when the worker takes itself out
         self.retired: Callable[[], None] = lambda: None
-        self._claims: GroupCommit[str, Job | None] = GroupCommit(self._claim, turns=turns)
+        self._claims: GroupCommit[str, Job | None] = GroupCommit(self._claim, turns=context.write_turns)
 
     def ticket(self, queue: str, claimed: Callable[[Job], None] = lambda _: None) -> None:
         """Run the best job of the queue, if there is one; ``claimed`` is called with it before it runs."""
@@ -166,7 +151,7 @@ class Runner:
         except (Exception, Stopped) as error:  # noqa: BLE001 - whatever it is, it ends this job and no other
             outcome = Outcome.of_error(error)
         if isinstance(outcome.error, DeviceFault):
-            self._device_failed(outcome.error, (job.id,))  # all jobs go back together: see ``Departure``
+            self._device_failed(outcome.error, (job.id,))  # all jobs go back together: see ``ForcedExit``
         else:
             self._endings.end(held, outcome)
 

@@ -1,4 +1,4 @@
-"""Bootsteps of a worker's consumer: remote control and heartbeats. They replace Celery's own.
+"""Bootsteps of a worker's consumer: remote control and heartbeats, instead of Celery's own.
 
 Celery's remote control writes a binding when it starts; where a Redis without free memory refuses that, the
 worker exits. Celery's heartbeat is retried until Redis answers; the event loop sees no signal meanwhile.

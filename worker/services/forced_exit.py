@@ -1,4 +1,4 @@
-"""How a worker leaves that cannot go on in this process: a thread of it hangs, or its device failed for good.
+"""How a worker exits that cannot go on in this process: a thread of it hangs, or its device failed for good.
 
 The ordinary shutdown waits for every job and takes locks that a thread that hangs may hold. Here all jobs are
 handed back, as far as that is possible within seconds, and then the process ends whatever its threads do.
@@ -19,16 +19,10 @@ from contextlib import suppress
 from shared.errors import Unavailable
 from shared.exit_codes import START_AGAIN
 from shared.jobs.entities import Finish, Job
-from shared.jobs.leases import Leases
-from shared.jobs.reaper import Reaper
-from shared.messaging.events import Events
-from shared.messaging.tickets import Tickets
 from worker.attempts.announcement import announce
 from worker.attempts.completer import stopped
+from worker.attempts.context import WorkerContext
 from worker.attempts.held_job import Held
-from worker.attempts.lease_renewal import LeaseKeeper
-from worker.attempts.leftovers import Leftovers
-from worker.attempts.scratch import Scratch
 from worker.engines.contract.engine import StopReason
 
 log = logging.getLogger(__name__)
@@ -37,34 +31,27 @@ log = logging.getLogger(__name__)
 LOG, _STORE, _HAND_BACK = 2.0, 5.0, 10.0
 
 
-class Departure:
+class ForcedExit:
     """Leaves once; further calls do nothing."""
 
     def __init__(
         self,
+        context: WorkerContext,
         *,
-        worker_id: str,
-        leases: Leases,
-        reaper: Reaper,
-        keeper: LeaseKeeper,
-        scratch: Scratch,
-        leftovers: Leftovers,
-        events: Events,
-        tickets: Tickets,
         retire: Callable[[str], None],
         storing: Callable[[], bool],
         end: Callable[[int], object] = os._exit,
     ) -> None:
         """``retire`` has the worker take no more jobs, and say why; ``storing`` tells whether some job only
         has to be stored, and can be; ``end`` ends the process."""
-        self._worker_id = worker_id
-        self._leases = leases
-        self._reaper = reaper
-        self._keeper = keeper
-        self._scratch = scratch
-        self._leftovers = leftovers
-        self._events = events
-        self._tickets = tickets
+        self._worker_id = context.worker_id
+        self._leases = context.leases
+        self._reaper = context.reaper
+        self._keeper = context.keeper
+        self._scratch = context.scratch
+        self._leftovers = context.leftovers
+        self._events = context.events
+        self._tickets = context.tickets
         self._retire = retire
         self._storing = storing
         self._end = end
@@ -78,7 +65,7 @@ class Departure:
         of models."""
         if begins := self._once.acquire(blocking=False):
             threading.Thread(
-                target=self._leave, args=(why, charged, stuck), name="departure", daemon=True
+                target=self._leave, args=(why, charged, stuck), name="forced exit", daemon=True
             ).start()
         return begins
 
@@ -98,7 +85,7 @@ class Departure:
         until = time.monotonic() + _STORE
         while self._storing() and time.monotonic() < until:
             time.sleep(0.05)
-        self._keeper.retire()
+        self._keeper.ask_to_stop()
         try:
             late = [held for held in self._keeper.held() if held.job.id in stuck and held.is_late]
             self._fail(late)
@@ -138,7 +125,7 @@ def within(seconds: float, act: Callable[[], object]) -> None:
         except Exception:
             log.exception("leaving goes on")
 
-    thread = threading.Thread(target=guarded, name="departure, a part", daemon=True)
+    thread = threading.Thread(target=guarded, name="forced exit, a part", daemon=True)
     thread.start()
     thread.join(seconds)
 

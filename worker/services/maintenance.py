@@ -1,26 +1,19 @@
-"""What heals: expired leases, lost tickets, due jobs, leftovers. Every worker has it, one at a time works."""
+"""Repairs: expired leases, lost tickets, due jobs, leftovers. Every worker has it, one at a time works."""
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from shared.db.named_locks import NamedLocks
 from shared.errors import NotFound, Unavailable
-from shared.jobs.completion import CompletionHandler
 from shared.jobs.entities import Job
-from shared.jobs.reaper import Reaper
-from shared.jobs.store import JobStore
-from shared.jobs.workers import WorkerRegistry
-from shared.messaging.events import Events
-from shared.messaging.tickets import MAX_TICKETS, Tickets
+from shared.messaging.tickets import MAX_TICKETS
+from shared.periodic_service import PeriodicService
 from shared.states import Status
 from worker.attempts.announcement import announce
-from worker.attempts.checkpoints import Checkpoints
-from worker.attempts.leftovers import Leftovers
+from worker.attempts.context import WorkerContext
 from worker.attempts.scratch import Attempt
 from worker.health.awake_clock import awake_seconds
 
@@ -36,77 +29,52 @@ _SWEEP_EVERY = 600.0
 _GRACE = 5.0
 
 
-class Upkeep:
-    """A round every few seconds, on the one worker that holds the lock in the database."""
+class Maintenance(PeriodicService):
+    """Runs every few seconds, on the one worker that holds the lock in the database."""
 
-    def __init__(
-        self,
-        *,
-        worker_id: str,
-        every: float,
-        lease_seconds: float,
-        reaper: Reaper,
-        registry: WorkerRegistry,
-        locks: NamedLocks,
-        jobs: JobStore,
-        tickets: Tickets,
-        events: Events,
-        completion: CompletionHandler,
-        leftovers: Leftovers,
-        checkpoints: Checkpoints,
-    ) -> None:
-        self._worker_id = worker_id
-        self._every = every
-        self._silent = _SILENT_LEASES * lease_seconds
-        self._reaper = reaper
-        self._registry = registry
-        self._locks = locks
-        self._jobs = jobs
-        self._tickets = tickets
-        self._events = events
-        self._completion = completion
-        self._leftovers = leftovers
-        self._checkpoints = checkpoints
-        self._lease = lease_seconds
+    def __init__(self, context: WorkerContext) -> None:
+        interval, lease = context.settings.upkeep_seconds, context.settings.lease_seconds
+        super().__init__("maintenance", interval)
+        self._worker_id = context.worker_id
+        self._silent = _SILENT_LEASES * lease
+        self._reaper = context.reaper
+        self._registry = context.registry
+        self._locks = context.locks
+        self._jobs = context.jobs
+        self._tickets = context.tickets
+        self._events = context.events
+        self._completion = context.completion
+        self._leftovers = context.leftovers
+        self._checkpoints = context.checkpoints
+        self._lease = lease
         #: by ``awake_seconds``: when the database answered last, and from when on leases are looked at
         self._answered = -math.inf
         self._reap_from = 0.0
-        #: by queue, what the last round found missing and did not send again
+        #: by queue, what the last run found missing and did not send again
         self._missing: dict[str, int] = {}
         self._swept = time.monotonic()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
 
-    def start(self) -> None:
-        """Begin with a round at once: a restart may have left much to do."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop after the round that runs."""
-        self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def round(self) -> None:
-        """Do all of it once, unless another worker does. Raises Unavailable."""
+    def run_once(self) -> bool:
+        """Do all of it, unless another worker does. Raises Unavailable."""
         self._leftovers.again()
-        mine = self._locks.try_lock(_LOCK, self._worker_id, 3 * self._every)
+        mine = self._locks.try_lock(_LOCK, self._worker_id, 3 * self._interval)
         now = self._note_answer()
         if not mine:
-            return
+            return False
         if now >= self._reap_from:
             self._report_lost(self._reaper.reap())
         for job in self._reaper.wake_due():
             self._announce(job)
         for job in self._reaper.expire():
             self._announce(job)
-        self._completion.settle(self._every)
+        self._completion.settle(self._interval)
         self._completion.unpark()
         self._registry.remove_silent(self._silent)
         if time.monotonic() - self._swept >= _SWEEP_EVERY:
             self._swept = time.monotonic()
             self._sweep()
-        self._top_up()
+        self._send_missing_tickets()
+        return False
 
     def reap_workers(self, dead: Mapping[str, Collection[str]], left: Collection[Attempt] = ()) -> None:
         """Take back the jobs of workers that are known to be dead, whose leases may have long to run.
@@ -141,7 +109,7 @@ class Upkeep:
         Where it had not for long, or this process was stopped, or has just begun, nobody may have been able
         to renew leases. Workers that live get time to do so before theirs are looked at."""
         now = awake_seconds()
-        if now - self._answered > max(self._lease / 2, 3 * self._every):
+        if now - self._answered > max(self._lease / 2, 3 * self._interval):
             self._reap_from = now + min(self._lease, _GRACE)
         self._answered = now
         return now
@@ -152,17 +120,6 @@ class Upkeep:
             self._announce(job)
             self._leftovers.of_attempt(job.id, job.attempt)
 
-    def _keep_up(self) -> None:
-        while True:
-            try:
-                self.round()
-            except Unavailable as error:
-                log.warning("upkeep waits: %s", error)
-            except Exception:
-                log.exception("a round of upkeep failed")
-            if self._closed.wait(self._every):
-                return
-
     def _announce(self, job: Job) -> None:
         announce(self._events, job)
         if job.status is Status.QUEUED:
@@ -170,10 +127,10 @@ class Upkeep:
         if job.is_terminal:
             self._leftovers.of_checkpoints(job.id)
 
-    def _top_up(self) -> None:
-        """Tickets are anonymous: a queue needs as many as it has jobs, whichever were lost, or as workers can
-        take until the next round. Those that are just on their way are not lost: only what was missing in the
-        last round too is sent again."""
+    def _send_missing_tickets(self) -> None:
+        """Send each queue as many tickets as it has fewer than jobs, up to ``MAX_TICKETS``.
+
+        A ticket that was just sent is not lost: only what was missing in the last run too is sent again."""
         before, self._missing = self._missing, {}
         # a parked job gets its ticket when it is unparked
         for queue, ready in self._jobs.ready(MAX_TICKETS).items():

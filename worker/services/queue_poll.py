@@ -1,82 +1,65 @@
 """Jobs that wait without a ticket are taken from the database itself: Redis may be full, hang or be away.
 
-With tickets about, it does nothing: they are faster, and spread the jobs over all workers.
+Where tickets of a queue lie in Redis it does nothing: they are faster, and spread the jobs over all workers.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from shared.errors import Unavailable
-from shared.jobs.store import JobStore
-from shared.messaging.tickets import Tickets
+from shared.periodic_service import PeriodicService
+from worker.attempts.context import WorkerContext
 
 log = logging.getLogger(__name__)
 
 
-class Ticketless:
+class QueuePoll(PeriodicService):
     """Looks every few seconds whether jobs can be claimed for which no ticket lies in Redis."""
 
-    def __init__(
-        self,
-        *,
-        queues: Sequence[str],
-        slots: int,
-        every: float,
-        jobs: JobStore,
-        tickets: Tickets,
-        held: Callable[[], int],
-        take: Callable[[str], None],
-    ) -> None:
-        """``every``: seconds between two looks. ``held``: how many jobs this worker has. ``take`` does what a
-        ticket of a queue does, and returns when that is done."""
-        self._queues = queues
-        self._slots = slots
-        self._every = every
-        self._jobs = jobs
-        self._tickets = tickets
-        self._held = held
+    def __init__(self, context: WorkerContext, take: Callable[[str], None]) -> None:
+        """``take`` does what a ticket of a queue does, and returns when that is done."""
+        super().__init__("queue poll", context.settings.upkeep_seconds, delay_first=True)
+        self._queues = context.settings.queues
+        self._slots = slots = context.settings.slots
+        self._jobs = context.jobs
+        self._tickets = context.tickets
+        self._keeper = context.keeper
         self._take = take
         #: queues that the last look found without tickets: those of this moment may just be on their way
-        self._lonely: set[str] = set()
+        self._without_tickets: set[str] = set()
         self._taking = threading.Semaphore(slots)
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="ticketless")
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._look_forever, name="ticketless", daemon=True)
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="queue poll")
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
+    def stop(self) -> None:
         """Take nothing more, and wait for what was taken; it ends as all jobs of a worker that leaves."""
-        self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        super().stop()
         self._pool.shutdown()
 
-    def look(self) -> None:
+    def run_once(self) -> bool:
         """Take jobs of queues that had none of their tickets in Redis this time and last time.
 
         Raises Unavailable when the database does not answer."""
-        before, self._lonely = self._lonely, set()
-        free = self._slots - self._held()
+        before, self._without_tickets = self._without_tickets, set()
+        free = self._slots - len(self._keeper.held())
         if free <= 0:
-            return
+            return False
         ready = self._jobs.ready(free)
         for queue in self._queues:
             if queue not in ready or self._has_tickets(queue):
                 continue
-            self._lonely.add(queue)
+            self._without_tickets.add(queue)
             if queue in before:
                 self._begin(queue, min(ready[queue], free))
+        return False
 
     def _begin(self, queue: str, count: int) -> None:
         log.info("%d jobs of queue %s wait without a ticket, taking them", count, queue)
         for _ in range(count):
-            if self._closed.is_set() or not self._taking.acquire(blocking=False):
+            if self.stopping or not self._taking.acquire(blocking=False):
                 return
             self._pool.submit(self._take_one, queue)
 
@@ -95,12 +78,3 @@ class Ticketless:
             return self._tickets.waiting(queue) > 0
         except Unavailable:
             return False
-
-    def _look_forever(self) -> None:
-        while not self._closed.wait(self._every):
-            try:
-                self.look()
-            except Unavailable as error:
-                log.warning("not known which jobs wait without a ticket: %s", error)
-            except Exception:
-                log.exception("a look for jobs without a ticket failed")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from shared.chunks import in_chunks
 from shared.db.named_locks import NamedLocks
-from shared.errors import Unavailable
 from shared.files.retention import RetentionStore
+from shared.periodic_service import PeriodicService
 from shared.settings import Settings
 from shared.storage.base import Storage
 from shared.webhooks.outbox import Outbox
@@ -18,16 +17,16 @@ from shared.webhooks.outbox import Outbox
 log = logging.getLogger(__name__)
 
 _LOCK = "retention"
-#: seconds between two rounds, and between two looks at all that is stored
-_EVERY, _LOOK_EVERY = 600.0, 3600.0
+#: seconds between two runs, and between two looks at all that is stored
+_INTERVAL, _LOOK_EVERY = 600.0, 3600.0
 #: files that are removed, or looked up, together
 _BATCH = 500
 #: seconds for which webhooks that have ended can be looked at and replayed
 _KEEP_DELIVERIES = 7 * 86_400.0
 
 
-class Retention:
-    """A thread of every worker; one of them at a time works, under a lock in the database."""
+class Retention(PeriodicService):
+    """Every worker has it; one of them at a time works, under a lock in the database."""
 
     def __init__(
         self,
@@ -39,6 +38,7 @@ class Retention:
         outbox: Outbox,
         storage: Storage,
     ) -> None:
+        super().__init__("retention", _INTERVAL, stop_timeout=2)
         self._keep_outputs = 3600 * settings.keep_outputs_hours
         self._keep_uploads = 3600 * settings.keep_uploads_hours
         self._keep_orphans = 3600 * settings.keep_orphans_hours
@@ -48,22 +48,11 @@ class Retention:
         self._outbox = outbox
         self._storage = storage
         self._looked: float | None = None
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="retention", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop after the batch that runs."""
-        self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2)
-
-    def round(self) -> None:
-        """Do all of it once, unless another worker does. Raises Unavailable."""
-        if not self._locks.try_lock(_LOCK, self._worker_id, 3 * _EVERY):
-            return
+    def run_once(self) -> bool:
+        """Do all of it, unless another worker does. Raises Unavailable."""
+        if not self._locks.try_lock(_LOCK, self._worker_id, 3 * _INTERVAL):
+            return False
         self._outbox.prune(_KEEP_DELIVERIES)
         self._expire("output", self._files.expire_outputs, self._keep_outputs)
         self._expire("uploaded file", self._files.expire_files, self._keep_uploads)
@@ -73,6 +62,7 @@ class Retention:
         if self._keep_orphans and (self._looked is None or now - self._looked >= _LOOK_EVERY):
             self._looked = now
             self.remove_orphans()
+        return False
 
     def remove_orphans(self) -> None:
         """Remove what lies in the storage and no row names. Raises Unavailable."""
@@ -83,13 +73,13 @@ class Retention:
         ):
             # first what is stored, then the rows: a row that comes between them protects its file
             for keys in in_chunks(self._storage.older(prefix, self._keep_orphans), _BATCH):
-                if self._closed.is_set():
+                if self.stopping:
                     return
                 self._remove(f"orphan in {prefix}/", unnamed(keys))
 
     def _expire(self, what: str, forget: Callable[[float, int], list[str]], seconds: float) -> None:
         """First the rows, then the files: who reads a row finds its file. 0 seconds are for ever."""
-        while seconds and not self._closed.is_set() and (keys := forget(seconds, _BATCH)):
+        while seconds and not self.stopping and (keys := forget(seconds, _BATCH)):
             self._remove(what, keys)
 
     def _remove(self, what: str, keys: Sequence[str]) -> None:
@@ -97,14 +87,3 @@ class Retention:
             self._storage.delete(key)
         if keys:
             log.info("removed %d × %s", len(keys), what)
-
-    def _keep(self) -> None:
-        while True:
-            try:
-                self.round()
-            except Unavailable as error:
-                log.warning("retention waits: %s", error)
-            except Exception:
-                log.exception("a round of retention failed")
-            if self._closed.wait(_EVERY):
-                return

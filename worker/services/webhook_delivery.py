@@ -11,6 +11,7 @@ from functools import partial
 
 from shared.errors import Refused, Unavailable, Unreachable
 from shared.outward import Limits, Outward
+from shared.periodic_service import PeriodicService
 from shared.webhooks import signing
 from shared.webhooks.outbox import LEASE, Delivery, Outbox
 from shared.webhooks.receivers import Receiver, SendLimits
@@ -33,29 +34,21 @@ LIMITS = Limits(connect=5, read=15, total=20, bytes=0)
 _LONGEST_ASKED = 3600.0
 
 
-class Deliverer:
+class WebhookDelivery(PeriodicService):
     """Every worker has one; a lease on each delivery keeps them from sending the same one."""
 
     def __init__(self, outbox: Outbox, outward: Outward, limits: Limits = LIMITS) -> None:
+        super().__init__("webhook delivery", _LOOK_EVERY)
         self._outbox = outbox
         self._outward = outward
         self._limits = limits
         self._busy: Counter[Receiver] = Counter()
         #: guards ``_busy``, and tells when a try ends
         self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._look, name="webhooks", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
+    def stop(self) -> None:
         """Start no more tries and give those on their way a moment. One that is cut off is made again."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
+        super().stop()
         self.wait(_GRACE)
 
     def wait(self, seconds: float) -> bool:
@@ -63,12 +56,12 @@ class Deliverer:
         with self._changed:
             return self._changed.wait_for(lambda: not self._busy.total(), seconds)
 
-    def round(self) -> int:
-        """Begin to try what is due, as far as there is room; how many. Raises Unavailable."""
+    def run_once(self) -> bool:
+        """Begin to try what is due, as far as there is room; whether any was. Raises Unavailable."""
         with self._changed:
             busy = Counter(self._busy)
         if (room := SENDERS - busy.total()) <= 0:
-            return 0
+            return False
         until = awake_seconds() + LEASE
         due = self._outbox.claim(room, busy, SEND_LIMITS)
         for delivery in due:
@@ -76,20 +69,7 @@ class Deliverer:
                 self._busy[_receiver(delivery)] += 1
             # daemons: a try that hangs must not keep the process alive
             threading.Thread(target=self._try, args=(delivery, until), name=delivery.id, daemon=True).start()
-        return len(due)
-
-    def _look(self) -> None:
-        while not self._closed:
-            found = 0
-            try:
-                found = self.round()
-            except Unavailable as error:
-                log.warning("webhooks wait: %s", error)
-            except Exception:
-                log.exception("webhooks wait")
-            with self._changed:
-                if not found and not self._closed:
-                    self._changed.wait(_LOOK_EVERY)
+        return bool(due)
 
     def _try(self, delivery: Delivery, until: float) -> None:
         """``until``: when the lease on the delivery runs out, by the clock of ``awake_seconds``."""
