@@ -17,7 +17,7 @@ from shared.catalog.entries.model import Folder, Model
 from tests.kiln.studio import Quiet
 from worker.engines.contract.engine import Device, Work
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 from worker.kiln.devices import describe, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.kiln.kiln_job import Order, Preview
@@ -38,7 +38,7 @@ class Drawing:
     def __init__(self, device: Device, slots: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="qanvas-drawing-")
         self._path = Path(self._folder.name)
-        profiles = Profiles(self._path / "profiles", describe(device))
+        profiles = CostProfiles(self._path / "profiles", describe(device))
         self._kiln = Kiln(device, memory_budget(device, 0), slots=slots, profiles=profiles)
         self._threads = ThreadPoolExecutor(slots)
         self._engine = DiffusionEngine()

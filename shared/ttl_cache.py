@@ -13,7 +13,7 @@ FRESH = 1.0
 Value = TypeVar("Value")
 
 
-class Remembered(Generic[Value]):
+class TtlCache(Generic[Value]):
     """A value that is looked up at most once in ``seconds``, however many ask."""
 
     def __init__(self, look_up: Callable[[], Value], seconds: float = FRESH) -> None:

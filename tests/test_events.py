@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.usecases.job_watcher import Follower
+from api.usecases.job_watcher import JobWatcher
 from shared.errors import Unavailable
 from shared.messaging.events import Event, Events, Speaker
 from tests.servers import wait_until
@@ -25,13 +25,13 @@ def events(redis_url: str) -> Iterator[Events]:
 
 
 @pytest.fixture
-def follower(redis_url: str) -> Iterator[Follower]:
-    opened = Follower(redis_url, ended=lambda job_ids: ())
+def follower(redis_url: str) -> Iterator[JobWatcher]:
+    opened = JobWatcher(redis_url, ended=lambda job_ids: ())
     yield opened
     opened.close()
 
 
-def collect(events: Events, follower: Follower, job_id: str, *, seconds: float = 10) -> list[Event]:
+def collect(events: Events, follower: JobWatcher, job_id: str, *, seconds: float = 10) -> list[Event]:
     """Follow a job to its ``done`` as a stream does."""
     seen: list[Event] = []
     until = time.monotonic() + seconds
@@ -44,7 +44,7 @@ def collect(events: Events, follower: Follower, job_id: str, *, seconds: float =
     raise AssertionError(f"no done event, only {seen}")
 
 
-def test_a_reader_goes_on_where_it_stopped(events: Events, follower: Follower) -> None:
+def test_a_reader_goes_on_where_it_stopped(events: Events, follower: JobWatcher) -> None:
     for step in range(5):
         events.publish("job_1", "progress", {"step": step})
     events.publish("job_1", "done", {"status": "succeeded"})
@@ -54,7 +54,7 @@ def test_a_reader_goes_on_where_it_stopped(events: Events, follower: Follower) -
     assert [event.id for event in seen] == sorted({event.id for event in seen})
 
 
-def test_events_between_the_read_and_the_wait_are_not_missed(events: Events, follower: Follower) -> None:
+def test_events_between_the_read_and_the_wait_are_not_missed(events: Events, follower: JobWatcher) -> None:
     threads = [
         threading.Thread(target=lambda n=n: events.publish("job_1", "token", {"text": str(n)}))
         for n in range(20)
@@ -72,7 +72,7 @@ def test_events_between_the_read_and_the_wait_are_not_missed(events: Events, fol
     assert {event.data["text"] for event in seen} == {str(n) for n in range(20)}
 
 
-def test_only_the_watchers_of_a_job_are_woken(events: Events, follower: Follower) -> None:
+def test_only_the_watchers_of_a_job_are_woken(events: Events, follower: JobWatcher) -> None:
     with follower.watch("job_1") as first, follower.watch("job_2") as second:
         first.wait(2)
         second.wait(2)  # the subscription itself rings once
@@ -81,7 +81,7 @@ def test_only_the_watchers_of_a_job_are_woken(events: Events, follower: Follower
         assert not second.wait(0.2)
 
 
-def test_progress_and_preview_are_kept_until_they_are_forgotten(events: Events, follower: Follower) -> None:
+def test_progress_and_preview_are_kept_until_they_are_forgotten(events: Events, follower: JobWatcher) -> None:
     events.publish("job_1", "preview", {"step": 1}, preview=b"\x89PNG")
     events.publish("job_1", "progress", {"step": 1})
     events.publish("job_1", "progress", {"step": 2})
@@ -97,7 +97,7 @@ def test_progress_and_preview_are_kept_until_they_are_forgotten(events: Events, 
 
 
 def test_what_an_attempt_says_after_a_later_one_has_spoken_is_dropped(
-    events: Events, follower: Follower, redis_url: str
+    events: Events, follower: JobWatcher, redis_url: str
 ) -> None:
     """It comes from a worker that was stopped, and knows nothing of the other one."""
     stopped = Events(redis_url)  # another process, whose events need not arrive in order
@@ -147,7 +147,7 @@ def test_without_redis_the_database_is_asked_once_for_all_who_watch() -> None:
         asked.append(set(job_ids))
         return {"job_1"} & set(job_ids)
 
-    follower = Follower(NOWHERE, ended)
+    follower = JobWatcher(NOWHERE, ended)
     with (
         follower.watch("job_1") as first,
         follower.watch("job_1") as second,
@@ -169,13 +169,15 @@ def test_a_database_that_is_away_too_is_asked_again(caplog: pytest.LogCaptureFix
             raise error
         return job_ids
 
-    follower = Follower(NOWHERE, ended)
+    follower = JobWatcher(NOWHERE, ended)
     with follower.watch("job_1", ends_only=True) as watch:
         assert watch.wait(30), "it was not asked again"
     follower.close()
 
 
-def test_one_who_waits_for_the_end_alone_is_not_woken_by_progress(events: Events, follower: Follower) -> None:
+def test_one_who_waits_for_the_end_alone_is_not_woken_by_progress(
+    events: Events, follower: JobWatcher
+) -> None:
     with follower.watch("job_1") as every:
         assert every.wait(10), "the subscription itself rings once"
         with follower.watch("job_1", ends_only=True) as end:
@@ -206,7 +208,7 @@ def test_progress_of_jobs_that_step_together_is_sent_together(
 
 
 def test_nothing_else_waits_for_progress(
-    events: Events, follower: Follower, monkeypatch: pytest.MonkeyPatch
+    events: Events, follower: JobWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.messaging.events._GATHER", 60.0)
     events.publish("job_1", "progress", {"step": 1})

@@ -22,7 +22,7 @@ from shared.jobs.reaper import Reaper
 from shared.jobs.store import JobStore
 from shared.jobs.workers import Worker, WorkerRegistry
 from shared.messaging.events import STOP, Events
-from shared.messaging.subscriber import Listener
+from shared.messaging.subscriber import Subscriber
 from shared.messaging.tickets import Tickets
 from shared.outward import Outward
 from shared.periodic_service import PeriodicService
@@ -31,19 +31,19 @@ from shared.storage import Storage
 from shared.storage.factory import open_storage
 from shared.webhooks.outbox import Outbox
 from worker.attempts.checkpoints import Checkpoints
-from worker.attempts.completer import Endings
+from worker.attempts.completer import Completer
 from worker.attempts.context import WorkerContext
-from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.lease_renewal import LeaseRenewer
 from worker.attempts.leftovers import Leftovers
 from worker.attempts.preparer import Preparer
 from worker.attempts.results import Results
 from worker.attempts.runner import Runner
 from worker.attempts.scratch import Scratch
 from worker.attempts.slot_time import Pace
-from worker.attempts.write_probe import Fitness
-from worker.health.failure_streak import FailuresInARow
+from worker.attempts.write_probe import WriteProbe
+from worker.health.failure_streak import FailureStreak
 from worker.health.watched_io import WatchedDatabase, watched
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 from worker.kiln.devices import describe, find_device, memory_budget
 from worker.kiln.kiln import Kiln
 from worker.media.limits import PICTURE
@@ -92,13 +92,13 @@ class WorkerContainer:
             device,
             memory_budget(device, settings.memory_bytes),
             slots=settings.slots,
-            profiles=Profiles(settings.data / "profiles", describe(device)),
+            profiles=CostProfiles(settings.data / "profiles", describe(device)),
             failed=self.watch.device_failed,
         )
         self.sandbox = Sandbox()
         self.pace = Pace()
-        self._failures = FailuresInARow(settings.unfit_after)
-        self.endings = Endings(context, noted=self._note_ending)
+        self._failures = FailureStreak(settings.unfit_after)
+        self.endings = Completer(context, noted=self._note_ending)
         self.runner = Runner(
             context,
             preparer=Preparer(
@@ -128,7 +128,7 @@ class WorkerContainer:
             ),
         )
         # Redis says when to look, the rows say what to stop; what it misses, the next renewal finds
-        self.requests = Listener(
+        self.requests = Subscriber(
             settings.redis_url, STOP, heard=lambda job_id: self.keeper.look(job_id.decode())
         )
         forced_exit = ForcedExit(
@@ -158,8 +158,8 @@ class WorkerContainer:
             checkpoints=checkpoints,
             leftovers=Leftovers(results, checkpoints),
             scratch=scratch,
-            fitness=Fitness(storage, scratch),
-            keeper=LeaseKeeper(leases, registry, settings.lease_seconds, self.describe),
+            fitness=WriteProbe(storage, scratch),
+            keeper=LeaseRenewer(leases, registry, settings.lease_seconds, self.describe),
             write_turns=threading.Lock(),
         )
 

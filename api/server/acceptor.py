@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 
 from api.server.answers import refusal
 from api.server.client import Client
-from api.server.fair_slots import Shares
+from api.server.fair_slots import FairSlots
 from api.server.requests import Reading, Refused
 from api.server.waiting import Waiting
 
@@ -52,7 +52,7 @@ class Acceptor:
         *,
         most: int,
         patience: float,
-        slow: Shares,
+        slow: FairSlots,
         work: Callable[[Client, Reading], None],
         hurry: Callable[[Client, Reading], None],
         urgent: Collection[bytes],
@@ -61,8 +61,8 @@ class Acceptor:
         self._listener, self._patience, self._slow = listener, patience, slow
         self._most = self._wanted = most
         self._work, self._hurry, self._urgent = work, hurry, urgent
-        self._worked_for = Shares(max(1, most // 2))
-        self._hurried = Shares(max(1, most // 4))
+        self._worked_for = FairSlots(max(1, most // 2))
+        self._hurried = FairSlots(max(1, most // 4))
         self._selector = selectors.DefaultSelector()
         self._waiting = Waiting(self._selector)
         self._stopped = threading.Event()
@@ -132,7 +132,7 @@ class Acceptor:
         self._close(client)
         self._load(reading).give_back(client.network)
 
-    def _load(self, reading: Reading) -> Shares:
+    def _load(self, reading: Reading) -> FairSlots:
         return self._hurried if reading.path in self._urgent else self._worked_for
 
     def _accept(self) -> None:

@@ -9,7 +9,7 @@ import time
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from api.server.fair_slots import Shares
+from api.server.fair_slots import FairSlots
 from shared.errors import QanvasError
 
 #: bytes a second that a client must send of a body, and take of an answer, once its patience is used up
@@ -56,7 +56,7 @@ class Client:
     slow ones, and has it until ``leave_place`` or ``release``; one that gets none is not waited for.
     """
 
-    def __init__(self, connection: socket.socket, peer: Any, patience: float, slow: Shares) -> None:
+    def __init__(self, connection: socket.socket, peer: Any, patience: float, slow: FairSlots) -> None:
         connection.setblocking(False)
         self.socket = connection
         self.address, self.port = str(peer[0]), str(peer[1])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Shares:
+class FairSlots:
     """A semaphore that counts by holder: a holder gets another place while it has fewer than are free.
 
     So one holder alone can take half of the places, two can take a third each, and *n* together leave one of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from api.server.acceptor import Acceptor
 from api.server.answers import answer
 from api.server.client import Client, Gone
-from api.server.fair_slots import Shares
+from api.server.fair_slots import FairSlots
 from api.server.requests import Reading
 from api.server.threads import Threads
 
@@ -51,7 +51,7 @@ class Server:
             listener,
             most=connections,
             patience=patience,
-            slow=Shares(slow),
+            slow=FairSlots(slow),
             work=partial(self._answer_on, self._threads, app),
             hurry=partial(self._hurry, urgent_app),
             urgent=urgent,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from shared.chunks import in_chunks
 from shared.errors import Unavailable
 from shared.messaging.events import WAKE
-from shared.messaging.subscriber import Listener
+from shared.messaging.subscriber import Subscriber
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Watch:
         return look
 
 
-class Follower:
+class JobWatcher:
     """Rings the bells of those who watch. Its threads start with the first watcher."""
 
     def __init__(self, redis_url: str, ended: Callable[[Collection[str]], Collection[str]]) -> None:
@@ -57,7 +57,7 @@ class Follower:
         self._ended = ended
         self._watches: dict[str, set[Watch]] = {}
         self._lock = threading.Lock()
-        self._listener = Listener(redis_url, WAKE, self._heard, self._ring_all)
+        self._listener = Subscriber(redis_url, WAKE, self._heard, self._ring_all)
         self._asker: threading.Thread | None = None
         self._hurry = threading.Event()
         self._closed = False

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from api.auth.limits import Limits
 from api.http.bodies import Bodies
 from api.http.concurrency import ActiveRequests
-from api.server.fair_slots import Shares
-from api.usecases.job_watcher import Follower
+from api.server.fair_slots import FairSlots
+from api.usecases.job_watcher import JobWatcher
 from shared.accounts.keys import KeyStore
 from shared.accounts.tenants import Tenants
 from shared.catalog.catalog import Catalog
@@ -33,7 +33,7 @@ from shared.messaging.tickets import Tickets
 from shared.settings import Settings
 from shared.states import Status
 from shared.storage.factory import open_storage
-from shared.ttl_cache import Remembered
+from shared.ttl_cache import TtlCache
 from shared.webhooks.outbox import Outbox
 
 #: positions are counted up to here where many are asked for, or where counting would hold up a submission
@@ -76,21 +76,21 @@ class Services:
         self.completion = CompletionHandler(
             self.database, self.events, self.tickets, self.tenants.running_limit
         )
-        self.follower = Follower(settings.redis_url, self.jobs.ended)
+        self.follower = JobWatcher(settings.redis_url, self.jobs.ended)
         #: group commit of submissions
         self.writer: GroupCommit[NewJob, Accepted] = GroupCommit(self._submit)
-        self.workers: Remembered[list[Worker]] = Remembered(
+        self.workers: TtlCache[list[Worker]] = TtlCache(
             lambda: self.registry.alive(within=settings.lease_seconds)
         )
-        self.depths: Remembered[Sequence[QueueDepth]] = Remembered(self.jobs.depths)
-        self.is_keyed = Remembered(self.keys.is_keyed)
+        self.depths: TtlCache[Sequence[QueueDepth]] = TtlCache(self.jobs.depths)
+        self.is_keyed = TtlCache(self.keys.is_keyed)
         #: set when the process is told to stop: whoever waits shall answer now
         self.closing = threading.Event()
         #: requests that are worked on at once; those that only wait do not count
         self.active = ActiveRequests(settings.api_threads)
         self.bodies = Bodies(settings.max_body_bytes, self.active)
         #: places of event streams and of requests that wait, each on a thread that nobody else needs
-        self.waiting = Shares(settings.api_streams)
+        self.waiting = FairSlots(settings.api_streams)
 
     def waiting_limits(self, tenants: Iterable[str]) -> dict[str, int]:
         """The most jobs that each may have waiting; 0 for any number."""

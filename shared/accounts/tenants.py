@@ -14,7 +14,7 @@ from shared.db.tables import attempts, deliveries, files, jobs, outputs, tenants
 from shared.errors import InvalidInput, NotFound
 from shared.jobs import sizes
 from shared.settings import Settings
-from shared.ttl_cache import Remembered
+from shared.ttl_cache import TtlCache
 
 #: the largest limit; PostgreSQL's Integer ends there, and no server gets near
 MAX_LIMIT = 2**31 - 1
@@ -50,7 +50,7 @@ class Tenants:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._default = Limits(**{name: getattr(settings, f"limit_{name}") for name in NAMES})
-        self._own: Remembered[Mapping[str, Limits]] = Remembered(self._look_up)
+        self._own: TtlCache[Mapping[str, Limits]] = TtlCache(self._look_up)
 
     def limits(self, tenant: str) -> Limits:
         """Raises Unavailable when they are not known and the database is away."""

@@ -21,7 +21,7 @@ _AGAIN = 1.0
 _ASK_AFTER = 2.0
 
 
-class Listener:
+class Subscriber:
     """Calls ``heard`` with every message. Its thread starts with ``start``; call it as often as you like.
 
     A subscription misses what is said while Redis is away: ``changed`` is called with True when it holds,

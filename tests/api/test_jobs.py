@@ -10,7 +10,7 @@ import pytest
 
 from api.usecases.services import Services
 from shared.messaging.events import STOP
-from shared.messaging.subscriber import Listener
+from shared.messaging.subscriber import Subscriber
 from tests.api.helpers import Api, Hand, faults, jobs_there, png
 from tests.servers import wait_until
 
@@ -309,7 +309,7 @@ def test_of_many_jobs_one_bad_one_refuses_all(api: Api, services: Services) -> N
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_worker_is_told_at_once_that_its_job_was_canceled(api: Api, hand: Hand, services: Services) -> None:
     heard: list[bytes] = []
-    listener = Listener(services.settings.redis_url, STOP, heard.append)
+    listener = Subscriber(services.settings.redis_url, STOP, heard.append)
     listener.start()
     wait_until(lambda: listener.connected, what="the subscription")
     id = api.submit(group="g")["id"]

@@ -15,8 +15,8 @@ from shared.catalog.entries.model import Model
 from shared.jobs.entities import Job
 from tests.api.helpers import Api, Hand
 from tests.servers import wait_until
-from worker.attempts.held_job import Held
-from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.held_job import HeldJob
+from worker.attempts.lease_renewal import LeaseRenewer
 from worker.engines.contract.engine import Context, Device, Progress, Result, Work
 from worker.kiln.kiln import Kiln
 from worker.kiln.kiln_job import Order
@@ -58,7 +58,7 @@ def test_a_running_job_a_queued_one_and_the_list_of_workers_say_what_is_loaded(
     api: Api, hand: Hand, services: Services, tmp_path: Path
 ) -> None:
     engine, kiln = Slow(), Kiln(Device(), 100)
-    keeper = LeaseKeeper(
+    keeper = LeaseRenewer(
         hand.leases,
         services.registry,
         services.settings.lease_seconds,
@@ -83,10 +83,10 @@ def test_a_running_job_a_queued_one_and_the_list_of_workers_say_what_is_loaded(
 
         wait_until(all_are(None, None, "behind-others"), 10, what="a job that nobody loads anything for")
         kiln.submit(
-            order(jobs[0], engine, services, tmp_path), first := Held(jobs[0], services.events, _begin)
+            order(jobs[0], engine, services, tmp_path), first := HeldJob(jobs[0], services.events, _begin)
         )
         wait_until(all_are("loading-model", None, "loading-model"), 20, what="the load to be told")
-        kiln.submit(order(jobs[1], engine, services, tmp_path), Held(jobs[1], services.events, _begin))
+        kiln.submit(order(jobs[1], engine, services, tmp_path), HeldJob(jobs[1], services.events, _begin))
         wait_until(all_are(*["loading-model"] * 3), 20, what="a job that came during the load to be told")
         assert shown() == ("fake", [], {"budget": 100, "models": 0})
         assert told(other) == "behind-others"

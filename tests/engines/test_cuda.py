@@ -16,7 +16,7 @@ from tests.engines.test_tasks import SIZE, difference, pixels
 from tests.kiln.studio import Studio
 from worker.engines.contract.engine import Image
 from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 from worker.kiln.devices import describe, each_device, find_device, memory_budget, release_memory
 from worker.kiln.meter import peak_memory
 
@@ -119,7 +119,7 @@ def test_what_a_call_takes_beside_the_weights_is_measured(folder: Path, tmp_path
     with peak_memory(device) as peak:
         (x + 1) * 2
     assert 8 << 20 <= peak.nbytes < 9 << 20
-    profiles, budget = Profiles(None, describe(device)), weights + (1 << 30)
+    profiles, budget = CostProfiles(None, describe(device)), weights + (1 << 30)
     with Studio(tmp_path, Loaded(loaded), device=device, budget=budget, profiles=profiles) as studio:
         studio.together(JOBS)
     assert 0 < profiles.peak("m") < 1 << 30

@@ -11,7 +11,7 @@ from typing import Any, Self
 from shared.catalog.entries.model import Builtin, Model
 from worker.engines.contract.engine import Context, Device, Engine, Progress, Result, Work
 from worker.kiln.kiln import Kiln
-from worker.kiln.kiln_job import Firing, Order, Outcome
+from worker.kiln.kiln_job import KilnJob, Order, Outcome
 
 
 class Quiet:
@@ -65,7 +65,7 @@ class Studio:
         engine: Engine | None = None,
         folder: Path | None = None,
         timeout: float | None = None,
-    ) -> Firing:
+    ) -> KilnJob:
         job_id = f"job-{next(self._numbers)}"
         entry = Model(
             id=model,

@@ -27,7 +27,7 @@ from worker.engines.contract.engine import (
 )
 from worker.kiln import scheduler
 from worker.kiln.kiln import Kiln
-from worker.kiln.kiln_job import Checkpoint, Firing, Order, Outcome, Preview
+from worker.kiln.kiln_job import Checkpoint, KilnJob, Order, Outcome, Preview
 from worker.kiln.policy import next_turn
 
 Body = Callable[[Work, Context], Result]
@@ -87,7 +87,7 @@ class Bench:
         background: bool = False,
         timeout: float | None = None,
         resume: Path | None = None,
-    ) -> Firing:
+    ) -> KilnJob:
         job_id = f"job-{next(self._numbers)}"
         self.engine.bodies[job_id] = body
         order = Order(

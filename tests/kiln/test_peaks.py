@@ -12,7 +12,7 @@ import torch
 from shared.catalog.entries.model import Model
 from tests.kiln.studio import Studio
 from worker.engines.contract.engine import Call, Context, Device, Result, Work
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 from worker.kiln.counter import Counter
 from worker.kiln.peaks import Peaks
 
@@ -60,12 +60,12 @@ def test_tensors_count_while_they_live_and_views_do_not() -> None:
 
 
 def test_peaks_are_known_at_the_next_start(tmp_path: Path) -> None:
-    profiles = Profiles(tmp_path, "cpu")
+    profiles = CostProfiles(tmp_path, "cpu")
     profiles.note_peak("m", "small", 1, 100)
     profiles.note_peak("m", "large", 2, 700)
     profiles.note_peak("m", "large", 4, 900)
     profiles.save("m")
-    again = Profiles(tmp_path, "cpu")
+    again = CostProfiles(tmp_path, "cpu")
     assert again.peak("m") == 700 and again.peak("m", "large", 3) == 800
     assert again.lacks_peak("m", "large", 3) and not again.lacks_peak("m", "large", 4)
     assert again.peak("other") == 0
@@ -101,9 +101,9 @@ class Greedy:
         return bool(one == other)
 
 
-def seasoned() -> Profiles:
+def seasoned() -> CostProfiles:
     """One that knows of the time that all sizes take the same, and of the memory what is measured."""
-    profiles = Profiles(None, "cpu")
+    profiles = CostProfiles(None, "cpu")
     for rows in range(1, 9):
         for _ in range(12):
             profiles.note("m", "greedy 1", rows, 0.001)

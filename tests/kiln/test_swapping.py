@@ -16,7 +16,7 @@ from tests.kiln.studio import Studio
 from worker.engines.contract.engine import Device, Image
 from worker.engines.diffusion.engine import DiffusionEngine, LoadedPipeline
 from worker.engines.memory import module_bytes
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 
 
 class Counted(DiffusionEngine):
@@ -37,7 +37,10 @@ class Counted(DiffusionEngine):
 @pytest.mark.slow
 def test_models_swap_with_the_memory_that_they_and_their_jobs_take(tmp_path: Path) -> None:
     folders = {name: pipelines.save(name, tmp_path / name) for name in ("sd", "sdxl")}
-    profiles, job = Profiles(None, "cpu"), {"prompt": "a", "seed": 1, "steps": 2, "width": 16, "height": 16}
+    profiles, job = (
+        CostProfiles(None, "cpu"),
+        {"prompt": "a", "seed": 1, "steps": 2, "width": 16, "height": 16},
+    )
 
     def draw(studio: Studio, name: str, **more: Any) -> Pixels:
         outcome = studio.submit(job | more, model=name, folder=folders[name]).wait()

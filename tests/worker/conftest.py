@@ -33,11 +33,11 @@ from tests.conftest import borrowed_database
 from tests.servers import Qanvas, Valkey, drill_settings, wait_until
 from worker.attempts.checkpoints import Checkpoints
 from worker.attempts.context import WorkerContext
-from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.lease_renewal import LeaseRenewer
 from worker.attempts.leftovers import Leftovers
 from worker.attempts.results import Results
 from worker.attempts.scratch import Scratch
-from worker.attempts.write_probe import Fitness
+from worker.attempts.write_probe import WriteProbe
 
 #: short, so that tests need not wait for what dies
 LEASE, UPKEEP, RETRY = 1.5, 0.3, 0.2
@@ -183,8 +183,8 @@ def worker_context(
         checkpoints=checkpoints,
         leftovers=Leftovers(results, checkpoints),
         scratch=scratch,
-        fitness=Fitness(shop.storage, scratch),
-        keeper=LeaseKeeper(leases, shop.registry, settings.lease_seconds, lambda: me),
+        fitness=WriteProbe(shop.storage, scratch),
+        keeper=LeaseRenewer(leases, shop.registry, settings.lease_seconds, lambda: me),
         write_turns=threading.Lock(),
     )
 

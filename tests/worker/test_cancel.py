@@ -15,13 +15,13 @@ from shared.catalog.hub import OnProgress
 from shared.db.engine import Database
 from shared.jobs.workers import Worker
 from shared.messaging.events import STOP
-from shared.messaging.subscriber import Listener
+from shared.messaging.subscriber import Subscriber
 from tests.servers import Valkey, wait_until
 from tests.worker.conftest import Shop
-from worker.attempts.held_job import Held
-from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.held_job import HeldJob
+from worker.attempts.lease_renewal import LeaseRenewer
 from worker.engines.contract.engine import Progress, Stopped, StopReason
-from worker.inputs.model_fetcher import Fetches
+from worker.inputs.model_fetcher import ModelFetcher
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -29,28 +29,28 @@ MODEL = Model(id="m", task="t", engine="e", source=Builtin(), input_schema={}, o
 
 
 @pytest.fixture
-def held(shop: Shop) -> Held:
+def held(shop: Shop) -> HeldJob:
     """A job that a worker runs."""
     shop.draw()
     [job] = shop.leases.claim("wrk_1", "default")
-    return Held(job, shop.events, begin=lambda job_id, attempt: None)
+    return HeldJob(job, shop.events, begin=lambda job_id, attempt: None)
 
 
 @pytest.fixture
-def keeper(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]:
+def keeper(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseRenewer]:
     """One that renews once a minute, so that whatever it hears, it was told."""
     monkeypatch.setattr("worker.attempts.lease_renewal._LONGEST", 60.0)
     me = Worker(id="wrk_1", host="here", pid=1, device="cpu", slots=1, queues=("default",))
-    keeper = LeaseKeeper(shop.leases, shop.registry, 600.0, lambda: me)
+    keeper = LeaseRenewer(shop.leases, shop.registry, 600.0, lambda: me)
     keeper.start()
     yield keeper
     keeper.stop()
 
 
 def test_a_worker_hears_of_a_cancel_without_waiting_for_a_renewal(
-    shop: Shop, held: Held, keeper: LeaseKeeper
+    shop: Shop, held: HeldJob, keeper: LeaseRenewer
 ) -> None:
-    listener = Listener(shop.settings.redis_url, STOP, heard=lambda job_id: keeper.look(job_id.decode()))
+    listener = Subscriber(shop.settings.redis_url, STOP, heard=lambda job_id: keeper.look(job_id.decode()))
     listener.start()
     wait_until(lambda: listener.connected, what="the subscription")
     keeper.hold(held)
@@ -61,7 +61,7 @@ def test_a_worker_hears_of_a_cancel_without_waiting_for_a_renewal(
 
 
 def test_word_of_a_cancel_that_the_database_does_not_know_stops_nothing(
-    shop: Shop, held: Held, keeper: LeaseKeeper, database: Database
+    shop: Shop, held: HeldJob, keeper: LeaseRenewer, database: Database
 ) -> None:
     keeper.hold(held)
     before = shop.jobs.get(held.job.id)
@@ -76,7 +76,7 @@ def test_word_of_a_cancel_that_the_database_does_not_know_stops_nothing(
 def test_a_listener_comes_back_when_redis_was_killed_and_says_so(shop: Shop, valkey: Valkey) -> None:
     heard: list[bytes] = []
     changes: list[bool] = []
-    listener = Listener(shop.settings.redis_url, STOP, heard.append, changes.append)
+    listener = Subscriber(shop.settings.redis_url, STOP, heard.append, changes.append)
     listener.start()
     wait_until(lambda: changes == [True], what="the subscription")
     valkey.kill()
@@ -93,7 +93,7 @@ def test_a_listener_notices_that_redis_hangs(
 ) -> None:
     monkeypatch.setattr("shared.messaging.subscriber._TIMEOUT", 1.0)
     monkeypatch.setattr("shared.messaging.subscriber._ASK_AFTER", 1.0)
-    listener = Listener(shop.settings.redis_url, STOP, heard=lambda message: None)
+    listener = Subscriber(shop.settings.redis_url, STOP, heard=lambda message: None)
     listener.start()
     wait_until(lambda: listener.connected, what="the subscription")
     valkey.pause()
@@ -121,15 +121,15 @@ class SlowFetch:
 
 
 def test_a_job_canceled_while_its_model_is_fetched_ends_at_once_and_the_others_get_it(
-    shop: Shop, held: Held, tmp_path: Path
+    shop: Shop, held: HeldJob, tmp_path: Path
 ) -> None:
     shop.draw()
-    other = Held(shop.leases.claim("wrk_1", "default")[0], shop.events, begin=lambda job_id, attempt: None)
+    other = HeldJob(shop.leases.claim("wrk_1", "default")[0], shop.events, begin=lambda job_id, attempt: None)
     fetch = SlowFetch(tmp_path)
-    fetches = Fetches(fetch)
+    fetches = ModelFetcher(fetch)
     told: list[Progress] = []
 
-    def wants(one: Held) -> Any:
+    def wants(one: HeldJob) -> Any:
         return fetches.folder("m", MODEL, told.append, one.wait)
 
     with ThreadPoolExecutor() as pool:
@@ -145,17 +145,17 @@ def test_a_job_canceled_while_its_model_is_fetched_ends_at_once_and_the_others_g
     assert fetch.calls == 1 and set(told) == {Progress("download", 1, 2)}
 
 
-def test_a_fetch_that_failed_is_tried_again(shop: Shop, held: Held) -> None:
+def test_a_fetch_that_failed_is_tried_again(shop: Shop, held: HeldJob) -> None:
     def fails(model: Model, report: OnProgress) -> Path:
         raise OSError("no room")
 
-    fetches = Fetches(fails)
+    fetches = ModelFetcher(fails)
     for _ in range(2):
         with pytest.raises(OSError, match="no room"):
             fetches.folder("m", MODEL, lambda progress: None, held.wait)
 
 
-def test_a_job_that_waited_for_one_thing_hears_of_a_stop_while_it_waits_for_the_next(held: Held) -> None:
+def test_a_job_that_waited_for_one_thing_hears_of_a_stop_while_it_waits_for_the_next(held: HeldJob) -> None:
     there: Future[int] = Future()
     there.set_result(1)
     assert held.wait(there) == 1

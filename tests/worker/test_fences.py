@@ -19,8 +19,8 @@ from shared.states import Status
 from tests.servers import Postgres, Qanvas, wait_until
 from tests.worker.conftest import LEASE, Shop, worker_context
 from worker.attempts.checkpoints import Checkpoints
-from worker.attempts.held_job import Held
-from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.held_job import HeldJob
+from worker.attempts.lease_renewal import LeaseRenewer
 from worker.container import WorkerContainer
 from worker.engines.contract.engine import StopReason
 from worker.services.maintenance import Maintenance
@@ -104,15 +104,15 @@ def test_a_worker_that_lost_its_jobs_while_it_was_stopped_computes_them_no_furth
 def test_an_attempt_stops_when_the_same_worker_claims_its_job_again(shop: Shop) -> None:
     leases = Leases(shop.database, 600.0)
     me = Worker(id="wrk_1", host="here", pid=1, device="cpu", slots=2, queues=("default",))
-    keeper = LeaseKeeper(leases, shop.registry, 600.0, lambda: me)
+    keeper = LeaseRenewer(leases, shop.registry, 600.0, lambda: me)
     keeper.start()
     try:
         job_id = shop.draw()
         [first] = leases.claim("wrk_1", "default")
-        lost = Held(first, shop.events, begin=lambda job_id, attempt: None)
+        lost = HeldJob(first, shop.events, begin=lambda job_id, attempt: None)
         shop.reaper.reap_worker("wrk_1", [])  # as upkeep does once the lease has run out
         [second] = leases.claim("wrk_1", "default")
-        now = Held(second, shop.events, begin=lambda job_id, attempt: None)
+        now = HeldJob(second, shop.events, begin=lambda job_id, attempt: None)
         keeper.hold(lost)
         keeper.hold(now)
         wait_until(lambda: lost.reason is StopReason.LOST, what="the old attempt to be told")

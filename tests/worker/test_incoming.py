@@ -16,12 +16,12 @@ from tests.api.helpers import png
 from tests.receivers import Answer, Request, receiving
 from tests.worker.conftest import Shop
 from worker.engines.contract.engine import Progress
-from worker.inputs.url_fetcher import MOST_REDIRECTS, Incoming
+from worker.inputs.url_fetcher import MOST_REDIRECTS, UrlFetcher
 
-INCOMING = Incoming(Outward(allow_private=True), most_bytes=10_000, seconds=20)
+INCOMING = UrlFetcher(Outward(allow_private=True), most_bytes=10_000, seconds=20)
 
 
-def fetch(url: str, folder: Path, *, kind: str = "image", incoming: Incoming = INCOMING) -> Path:
+def fetch(url: str, folder: Path, *, kind: str = "image", incoming: UrlFetcher = INCOMING) -> Path:
     return incoming.fetch(url, kind, "image", folder, lambda progress: None)
 
 
@@ -95,7 +95,7 @@ def test_a_file_that_takes_too_long_is_refused_for_now(tmp_path: Path) -> None:
         while not ended.wait(0.05):
             yield b"\0"
 
-    slow = Incoming(Outward(allow_private=True), most_bytes=10_000, seconds=0.5)
+    slow = UrlFetcher(Outward(allow_private=True), most_bytes=10_000, seconds=0.5)
     with receiving(lambda number, request: Answer(body=drip())) as server:
         error = failure(server.url, tmp_path, incoming=slow)
         ended.set()
@@ -103,7 +103,7 @@ def test_a_file_that_takes_too_long_is_refused_for_now(tmp_path: Path) -> None:
 
 
 def test_a_private_address_is_refused_unless_the_operator_allows_it(tmp_path: Path) -> None:
-    guarded = Incoming(Outward(allow_private=False), most_bytes=10_000, seconds=20)
+    guarded = UrlFetcher(Outward(allow_private=False), most_bytes=10_000, seconds=20)
     with receiving() as server:
         error = failure(server.url, tmp_path, incoming=guarded)
         assert "not a public address" in error.message and not error.retryable

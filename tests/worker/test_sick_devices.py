@@ -11,7 +11,7 @@ from shared.states import Status
 from tests.servers import wait_until
 from tests.worker.conftest import Shop
 from worker.engines.device_faults import device_fault
-from worker.health.failure_streak import FailuresInARow
+from worker.health.failure_streak import FailureStreak
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -126,7 +126,7 @@ BROKEN = Failed(type="internal", message="nobody foresaw it")
 
 def noted(*heard: tuple[str, Ending], most: int = 3) -> list[bool]:
     """Whether the worker is unfit after each of these."""
-    failures = FailuresInARow(most)
+    failures = FailureStreak(most)
     return [failures.note(kind, ending) is not None for kind, ending in heard]
 
 

@@ -32,7 +32,7 @@ from shared.states import Status
 from worker.attempts import retry_waits
 from worker.attempts.announcement import announce
 from worker.attempts.context import WorkerContext
-from worker.attempts.held_job import Held
+from worker.attempts.held_job import HeldJob
 from worker.attempts.retry_waits import waits
 from worker.engines.contract.engine import Result, Stopped, StopReason
 from worker.health.disk_full import no_room
@@ -50,7 +50,7 @@ _SPARED = 10
 _ENDS: Mapping[type[Ending], Status] = {Failed: Status.FAILED, StoppedOnRequest: Status.CANCELED}
 
 
-class Endings:
+class Completer:
     """Ends jobs on threads of its own."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Endings:
             context.leases.finish, turns=context.write_turns
         )
 
-    def end(self, held: Held, outcome: Outcome) -> None:
+    def end(self, held: HeldJob, outcome: Outcome) -> None:
         """Have this attempt ended. Waits while too many are: a storage that hangs must stop the worker, not
         fill its memory with pictures."""
         self._places.acquire()
@@ -88,7 +88,7 @@ class Endings:
         """Return when all that were to be ended are."""
         self._threads.shutdown()
 
-    def _end(self, held: Held, outcome: Outcome) -> None:
+    def _end(self, held: HeldJob, outcome: Outcome) -> None:
         job = held.job
         try:
             try:
@@ -104,7 +104,7 @@ class Endings:
             self.ending.discard(job.id)
             self._places.release()
 
-    def _ending(self, held: Held, outcome: Outcome) -> Ending | None:
+    def _ending(self, held: HeldJob, outcome: Outcome) -> Ending | None:
         match outcome.error:
             case None:
                 assert outcome.result is not None
@@ -114,7 +114,7 @@ class Endings:
             case error:
                 return self._of_error(held.job, error, outcome.trace)
 
-    def _store(self, held: Held, result: Result, load_seconds: float) -> Ending | None:
+    def _store(self, held: HeldJob, result: Result, load_seconds: float) -> Ending | None:
         """Store what was computed. It is kept while the storage does not take it; when that takes long, the
         job is handed back, and where it shall stop meanwhile, it does."""
         for wait in waits():
@@ -146,7 +146,7 @@ class Endings:
             return Failed(type="internal", message=said, retryable=True, traceback=trace)
         return _failure(error, trace)
 
-    def _finish(self, held: Held, ending: Ending | None) -> None:
+    def _finish(self, held: HeldJob, ending: Ending | None) -> None:
         """Write how it ended, announce it, and remove what nobody needs any more."""
         job = held.job
         if ending is not None:
@@ -177,7 +177,7 @@ class Endings:
         if ended.is_terminal and held.has_checkpoint:
             self._leftovers.of_checkpoints(job.id)
 
-    def _write(self, held: Held, finish: Finish) -> Job | None:
+    def _write(self, held: HeldJob, finish: Finish) -> Job | None:
         """The job as it is now; None when it is not this worker's any more.
 
         When the database stays away for long, what was computed is given up, and the job is handed back as

@@ -15,11 +15,11 @@ from shared.messaging.events import Events
 from shared.messaging.tickets import Tickets
 from shared.settings import Settings
 from worker.attempts.checkpoints import Checkpoints
-from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.lease_renewal import LeaseRenewer
 from worker.attempts.leftovers import Leftovers
 from worker.attempts.results import Results
 from worker.attempts.scratch import Scratch
-from worker.attempts.write_probe import Fitness
+from worker.attempts.write_probe import WriteProbe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class WorkerContext:
     checkpoints: Checkpoints
     leftovers: Leftovers
     scratch: Scratch
-    fitness: Fitness
+    fitness: WriteProbe
     #: renews the leases of this worker's jobs, and knows which they are
-    keeper: LeaseKeeper
+    keeper: LeaseRenewer
     #: taken by claims and by ends of jobs: at once they would take longer, each with fewer jobs
     write_turns: threading.Lock

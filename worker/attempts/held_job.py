@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from shared.jobs.entities import Job
 from shared.messaging.events import Events, EventType, Speaker
 from worker.engines.contract.engine import Progress, Stopped, StopReason
-from worker.kiln.kiln_job import Firing
+from worker.kiln.kiln_job import KilnJob
 
 #: seconds between two progress events of a job; its first and last step are always told
 _TELL_EVERY = 0.1
@@ -19,7 +19,7 @@ _TELL_EVERY = 0.1
 Value = TypeVar("Value")
 
 
-class Held:
+class HeldJob:
     """Implements ``Watcher``: what the engine says is published, and noted for the next renewal."""
 
     def __init__(self, job: Job, events: Events, begin: Callable[[str, int], None]) -> None:
@@ -34,7 +34,7 @@ class Held:
         self._events = events
         self._stage = ""
         self._told = 0.0
-        self._firing: Firing | None = None
+        self._firing: KilnJob | None = None
         self._look = threading.Event()  # set when ``wait`` has something to see
         self._told_to_stop = threading.Event()
         self._lock = threading.Lock()
@@ -121,7 +121,7 @@ class Held:
             raise Stopped(self.reason)
         return future.result()
 
-    def fire(self, firing: Firing) -> None:
+    def fire(self, firing: KilnJob) -> None:
         """The kiln has the job now."""
         with self._lock:
             self._firing = firing

@@ -10,7 +10,7 @@ from shared.errors import Unavailable
 from shared.jobs.leases import Leases
 from shared.jobs.workers import Worker, WorkerRegistry
 from shared.periodic_service import PeriodicService
-from worker.attempts.held_job import Held
+from worker.attempts.held_job import HeldJob
 from worker.engines.contract.engine import StopReason
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _LONGEST, _SHORTEST = 0.5, 0.2
 _HEARTBEAT = 2.0
 
 
-class LeaseKeeper(PeriodicService):
+class LeaseRenewer(PeriodicService):
     """Renews the leases of all held jobs in one statement, several times within a lease."""
 
     def __init__(
@@ -38,7 +38,7 @@ class LeaseKeeper(PeriodicService):
         self._describe = describe
         self._heartbeat = max(_SHORTEST, min(_HEARTBEAT, lease_seconds / 3))
         #: by job and attempt: a job that was lost may be claimed here again before its old attempt stops
-        self._held: dict[tuple[str, int], Held] = {}
+        self._held: dict[tuple[str, int], HeldJob] = {}
         self._beat = 0.0
         self._told: tuple[object, ...] = ()
 
@@ -50,11 +50,11 @@ class LeaseKeeper(PeriodicService):
             log.warning("not listed as alive yet: %s", error)
         super().start()
 
-    def hold(self, held: Held) -> None:
+    def hold(self, held: HeldJob) -> None:
         """Renew this job's lease from now on."""
         self._held[held.job.id, held.job.attempt] = held
 
-    def release(self, held: Held) -> None:
+    def release(self, held: HeldJob) -> None:
         """The job has ended, or is another's."""
         self._held.pop((held.job.id, held.job.attempt), None)
 
@@ -63,7 +63,7 @@ class LeaseKeeper(PeriodicService):
         if any(held.job.id == job_id for held in self.held()):
             self.wake()
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[HeldJob]:
         """The jobs that this process holds."""
         return list(self._held.values())
 
@@ -90,7 +90,7 @@ class LeaseKeeper(PeriodicService):
         return False
 
     def _renew(self) -> None:
-        held: dict[str, Held] = {}
+        held: dict[str, HeldJob] = {}
         for one in sorted(self.held(), key=lambda one: one.job.attempt):
             if (older := held.get(one.job.id)) is not None:
                 older.stop(StopReason.LOST)

@@ -29,10 +29,10 @@ from worker.engines.contract.engine import Trainer, Work
 from worker.engines.registry import engine_named
 from worker.health.watchdog import Busy
 from worker.inputs.datasets import read_dataset
-from worker.inputs.model_fetcher import Fetches, Report
+from worker.inputs.model_fetcher import ModelFetcher, Report
 from worker.inputs.pictures import open_picture, with_pictures
 from worker.inputs.reading import JobReader, Wait
-from worker.inputs.url_fetcher import Incoming, file_name
+from worker.inputs.url_fetcher import UrlFetcher, file_name
 from worker.kiln.kiln_job import Order
 from worker.media.sandbox import Sandbox
 
@@ -64,12 +64,14 @@ class Preparer:
         self._jobs = jobs
         self._sandbox = sandbox or Sandbox()
         self._checkpoints = Checkpoints(storage)
-        self._incoming = Incoming(
+        self._incoming = UrlFetcher(
             Outward(allow_private=settings.input_allow_private),
             most_bytes=settings.max_upload_bytes,
             seconds=settings.fetch_seconds,
         )
-        self._fetches = Fetches(lambda model, report: materialise(model, settings, storage, report), busy)
+        self._fetches = ModelFetcher(
+            lambda model, report: materialise(model, settings, storage, report), busy
+        )
 
     def order(self, job: Job, scratch: Path, report: Report, wait: Wait = Future.result) -> Order:
         """What the kiln shall run; ``report`` hears how far it is, and ``wait`` may give up waiting.

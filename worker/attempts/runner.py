@@ -16,9 +16,9 @@ from functools import partial
 from shared.db.group_commit import GroupCommit
 from shared.errors import DeviceFault, LeaseLost, Unavailable
 from shared.jobs.entities import TRAINING_QUEUE, Job
-from worker.attempts.completer import Endings
+from worker.attempts.completer import Completer
 from worker.attempts.context import WorkerContext
-from worker.attempts.held_job import Held, Value
+from worker.attempts.held_job import HeldJob, Value
 from worker.attempts.preparer import Preparer
 from worker.attempts.retry_waits import waits
 from worker.attempts.slot_time import Pace
@@ -44,7 +44,7 @@ class Runner:
         preparer: Preparer,
         kiln: Kiln,
         pace: Pace,
-        endings: Endings,
+        endings: Completer,
         busy: Busy,
         device_failed: Failed,
     ) -> None:
@@ -143,7 +143,7 @@ class Runner:
         return [next(found[queue], None) for queue in queues]
 
     def _run(self, job: Job) -> None:
-        held = Held(job, self._events, self._scratch.begin)
+        held = HeldJob(job, self._events, self._scratch.begin)
         self._keeper.hold(held)
         held.running()
         try:
@@ -155,7 +155,7 @@ class Runner:
         else:
             self._endings.end(held, outcome)
 
-    def _attempt(self, held: Held) -> Outcome:
+    def _attempt(self, held: HeldJob) -> Outcome:
         """What computing came to. Raises what preparing it raised."""
         firing = self._kiln.submit(self._order(held), held)
         held.fire(firing)
@@ -172,7 +172,7 @@ class Runner:
         self._scratch.computed(held.job.id, held.job.attempt)
         return firing.outcome
 
-    def _order(self, held: Held) -> Order:
+    def _order(self, held: HeldJob) -> Order:
         """What the kiln shall run. A storage or a database that is away is waited for; raises Unavailable
         when that takes long, and Stopped when the job shall stop meanwhile."""
         job = held.job
@@ -188,7 +188,7 @@ class Runner:
             self._scratch.clear(job.id, job.attempt)
         return self._prepared(held)
 
-    def _prepared(self, held: Held) -> Order:
+    def _prepared(self, held: HeldJob) -> Order:
         job = held.job
         with self._busy.at("preparing a job", job.id) as mark:
 
@@ -201,7 +201,7 @@ class Runner:
         left = None if job.timeout is None else max(0.0, job.timeout - held.seconds)
         return replace(order, timeout=left)
 
-    def _save(self, held: Held, checkpoint: Checkpoint) -> None:
+    def _save(self, held: HeldJob, checkpoint: Checkpoint) -> None:
         if held.lost:
             return
         job = held.job

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _FIRST, _LONGEST = 1.0, 60.0
 
 
-class Fitness:
+class WriteProbe:
     """Any thread. Its own thread runs only while there is trouble."""
 
     def __init__(self, storage: Storage, scratch: Scratch) -> None:

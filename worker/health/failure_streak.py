@@ -12,7 +12,7 @@ import threading
 from shared.jobs.entities import Ending, Failed, Succeeded
 
 
-class FailuresInARow:
+class FailureStreak:
     """Hears how jobs end; any thread."""
 
     def __init__(self, most: int) -> None:

@@ -30,7 +30,7 @@ class _Fetch:
             self.folder.set_exception(error)
 
 
-class Fetches:
+class ModelFetcher:
     """Each fetch has a thread of its own: a job that is canceled meanwhile ends, others get the files."""
 
     def __init__(self, fetch: Callable[[Model, OnProgress], Path | None], busy: Busy | None = None) -> None:

@@ -26,7 +26,7 @@ _TEMPORARY = frozenset({408, 425, 429})
 _TELL_EVERY = 0.5
 
 
-class Incoming:
+class UrlFetcher:
     """Fetches one file at a time for each caller; shared by all slots."""
 
     def __init__(self, outward: Outward, *, most_bytes: int, seconds: float) -> None:

@@ -15,7 +15,7 @@ from worker.engines.contract.engine import Call, Device, Image, Progress, Result
 from worker.engines.memory import memory_errors
 from worker.health.disk_full import no_room
 from worker.kiln.cpu_threads import use_one_core
-from worker.kiln.kiln_job import Checkpoint, Firing, Outcome, Preview
+from worker.kiln.kiln_job import Checkpoint, KilnJob, Outcome, Preview
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Body:
     """What a job's thread runs: the engine, and nothing it raises escapes."""
 
-    def __init__(self, firing: Firing, loaded: object, device: Device) -> None:
+    def __init__(self, firing: KilnJob, loaded: object, device: Device) -> None:
         self._firing, self._loaded, self._device = firing, loaded, device
 
     def __call__(self) -> None:
@@ -72,7 +72,7 @@ _WORK = _Work()
 class JobContext:
     """What an engine sees of all this; implements ``worker.engines.contract.engine.Context``."""
 
-    def __init__(self, firing: Firing, device: Device, resume: Path | None) -> None:
+    def __init__(self, firing: KilnJob, device: Device, resume: Path | None) -> None:
         self._firing = firing
         self._device = device
         self._resume = resume

@@ -67,7 +67,7 @@ class _Size:
         self.believed = believed
 
 
-class Profiles:
+class CostProfiles:
     """Measurements of one device. Engine thread only."""
 
     def __init__(self, folder: Path | None, device: str) -> None:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from shared.errors import OutOfMemory
 from worker.engines.contract.engine import Call, Device, NotShareable, Point
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 from worker.kiln.costs import MOST_ROWS, Costs
 from worker.kiln.meter import peak_memory, settle
 
@@ -44,7 +44,7 @@ class Room(Protocol):
 class Forwards:
     """The calls of one device. Engine thread only; ``counts`` may be read by any."""
 
-    def __init__(self, device: Device, room: Room, profiles: Profiles | None) -> None:
+    def __init__(self, device: Device, room: Room, profiles: CostProfiles | None) -> None:
         """Without ``profiles`` calls share as far as they can."""
         self._device = device
         self._room = room

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from shared.errors import QanvasError
-from worker.kiln.kiln_job import Firing, Order, Watcher
+from worker.kiln.kiln_job import KilnJob, Order, Watcher
 from worker.kiln.loading import Loaded
 
 
@@ -15,18 +15,18 @@ class Inbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._jobs: list[Firing] = []
+        self._jobs: list[KilnJob] = []
         self._models: list[Loaded] = []
         self._numbered = 0
         self._closed = False
 
-    def submit(self, order: Order, watcher: Watcher) -> Firing:
+    def submit(self, order: Order, watcher: Watcher) -> KilnJob:
         """A job, numbered in order of arrival. Raises QanvasError once the inbox is closed."""
         with self._changed:
             if self._closed:
                 raise QanvasError("this worker is leaving; the job goes on elsewhere")
             self._numbered += 1
-            firing = Firing(order, watcher, self._numbered)
+            firing = KilnJob(order, watcher, self._numbered)
             self._jobs.append(firing)
             self._changed.notify()
         return firing
@@ -49,7 +49,7 @@ class Inbox:
         with self._changed:
             return self._closed and not self._jobs
 
-    def take(self) -> tuple[list[Firing], list[Loaded]]:
+    def take(self) -> tuple[list[KilnJob], list[Loaded]]:
         """All that there is."""
         with self._changed:
             jobs, self._jobs = self._jobs, []

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection
 
 from worker.engines.contract.engine import Device
 from worker.health.watchdog import Step
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 from worker.kiln.forwards import Forwards
 from worker.kiln.inbox import Inbox
-from worker.kiln.kiln_job import Firing, Order, Watcher
+from worker.kiln.kiln_job import KilnJob, Order, Watcher
 from worker.kiln.loading import Loader, Turns
 from worker.kiln.models import Models
 from worker.kiln.scheduler import Scheduler
@@ -32,7 +32,7 @@ class Kiln:
         budget: int,
         *,
         slots: int = 8,
-        profiles: Profiles | None = None,
+        profiles: CostProfiles | None = None,
         failed: Failed = lambda _error, _jobs: None,
     ) -> None:
         """``budget``: bytes for models and what their calls take besides; ``slots``: jobs that the
@@ -53,7 +53,7 @@ class Kiln:
         self._thread = threading.Thread(target=self._fire, name="kiln", daemon=True)
         self._thread.start()
 
-    def submit(self, order: Order, watcher: Watcher) -> Firing:
+    def submit(self, order: Order, watcher: Watcher) -> KilnJob:
         """Compute a job when its turn comes. Raises QanvasError once the kiln is closed."""
         return self._inbox.submit(order, watcher)
 

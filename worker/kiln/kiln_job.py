@@ -102,7 +102,7 @@ _WEIGHT = {
 }
 
 
-class Firing:
+class KilnJob:
     """The handle of a submitted job: ``stop`` it, and read its ``notices`` until it has ended."""
 
     def __init__(self, order: Order, watcher: Watcher, arrived: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from shared.errors import OutOfMemory
 from worker.engines.contract.engine import Device
 from worker.kiln.cpu_threads import imported_torch, use_one_core
-from worker.kiln.kiln_job import Firing
+from worker.kiln.kiln_job import KilnJob
 
 
 class Turns:
@@ -40,7 +40,7 @@ class Turns:
 class Loaded:
     """What came of loading the model of a job: the model, or the error."""
 
-    firing: Firing
+    firing: KilnJob
     seconds: float
     model: Any = None
     nbytes: int = 0
@@ -55,13 +55,13 @@ class Loader:
         self._device = device
         self._done = done
         self._computing = computing
-        self._asked: queue.SimpleQueue[tuple[Firing, int] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[KilnJob, int] | None] = queue.SimpleQueue()
         #: the job whose model is loaded now, and since when; any thread may read it
-        self.at: tuple[Firing, float] | None = None
+        self.at: tuple[KilnJob, float] | None = None
         self._thread = threading.Thread(target=self._serve, name="loader", daemon=True)
         self._thread.start()
 
-    def load(self, firing: Firing, memory: int) -> None:
+    def load(self, firing: KilnJob, memory: int) -> None:
         """Load the model that this job needs, into so many bytes if that is possible."""
         self._asked.put((firing, memory))
 
@@ -90,7 +90,7 @@ class Loader:
             self.at = None
             self._done(loaded)
 
-    def _load(self, firing: Firing, memory: int) -> Loaded:
+    def _load(self, firing: KilnJob, memory: int) -> Loaded:
         order, began = firing.order, time.monotonic()
         device = replace(self._device, memory=memory)
         use_one_core()

@@ -22,7 +22,7 @@ class Resident:
     users: int = 0
 
 
-class Residency:
+class ModelCache:
     """Models by key, least recently used first. Only the engine thread changes it."""
 
     def __init__(self, budget: int) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from shared.errors import OutOfMemory
 from worker.engines.contract.engine import Device, Progress
 from worker.kiln.devices import release_memory
-from worker.kiln.kiln_job import Firing
+from worker.kiln.kiln_job import KilnJob
 from worker.kiln.loading import Loaded
-from worker.kiln.model_cache import Residency
+from worker.kiln.model_cache import ModelCache
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Models:
     """Implements ``Room``. Engine thread only; ``names``, ``memory`` and ``loading`` may be read by any."""
 
     def __init__(
-        self, device: Device, budget: int, load: Callable[[Firing, int], None], peak: Callable[[str], int]
+        self, device: Device, budget: int, load: Callable[[KilnJob, int], None], peak: Callable[[str], int]
     ) -> None:
         """``load`` begins to load the model of a job into so many bytes, what comes of it is given to
         ``enter``; ``peak`` tells how many bytes a job of a model takes beside the weights, 0 where nobody
@@ -30,9 +30,9 @@ class Models:
         self._device = device
         self._load = load
         self._peak = peak
-        self._residency = Residency(budget)
+        self._residency = ModelCache(budget)
         #: the job whose model is loaded now
-        self._loading: Firing | None = None
+        self._loading: KilnJob | None = None
         self._once_more = False  # this load is the second try
         self._held_up: int | None = None  # jobs that came later begin after the one that waits for room
 
@@ -62,29 +62,29 @@ class Models:
     def clear(self) -> bool:
         return self._evict(down_to=0)
 
-    def has(self, firing: Firing) -> bool:
+    def has(self, firing: KilnJob) -> bool:
         """Whether the job's model is loaded and the job need not let one before it go first."""
         waits_behind = self._held_up is not None and firing.arrived > self._held_up
         return firing.order.model_key in self._residency and not waits_behind
 
-    def pin(self, firing: Firing) -> Any:
+    def pin(self, firing: KilnJob) -> Any:
         """The loaded model of a job that begins; it stays until ``unpin``."""
         resident = self._residency.pin(firing.order.model_key)
         assert resident is not None
         self.let_go(firing)
         return resident.loaded
 
-    def unpin(self, firing: Firing) -> None:
+    def unpin(self, firing: KilnJob) -> None:
         """The job has ended."""
         self._residency.unpin(firing.order.model_key)
 
-    def let_go(self, firing: Firing) -> None:
+    def let_go(self, firing: KilnJob) -> None:
         """The job needs no more that its model is kept until it begins."""
         if firing.pinned:
             firing.pinned = False
             self._residency.unpin(firing.order.model_key)
 
-    def load_next(self, waiting: Sequence[Firing], *, running: bool) -> None:
+    def load_next(self, waiting: Sequence[KilnJob], *, running: bool) -> None:
         """Load what the first job needs that waits for a model, once there is room; ``running``: others
         compute, or are about to, and it need not be now."""
         if self._loading is not None:
@@ -104,13 +104,13 @@ class Models:
         for firing in missing:
             self.tell(firing)
 
-    def tell(self, firing: Firing) -> None:
+    def tell(self, firing: KilnJob) -> None:
         """Tell a job that its model is being loaded, if it is: its time-out counts meanwhile."""
         if self._loading is not None and firing.order.model_key == self._loading.order.model_key:
             firing.run_clock()
             firing.watcher.progress(Progress("load", 0))
 
-    def enter(self, loaded: Loaded, waiting: Sequence[Firing]) -> Exception | None:
+    def enter(self, loaded: Loaded, waiting: Sequence[KilnJob]) -> Exception | None:
         """Keep a model that was loaded. The error, where there is one, is what the jobs that wait for the
         model end with; out of memory is tried again first."""
         order = loaded.firing.order
@@ -135,7 +135,7 @@ class Models:
         self.make(self._peak(order.model_key))  # what was expected of its size may have been too low
         return None
 
-    def _ask(self, firing: Firing) -> None:
+    def _ask(self, firing: KilnJob) -> None:
         self._loading = firing
         firing.watcher.begun()
         self._load(firing, max(1, self._residency.budget - self._peak(firing.order.model_key)))

@@ -14,11 +14,11 @@ from shared.errors import DeviceFault, OutOfMemory
 from worker.engines.contract.engine import Device, Stopped
 from worker.kiln.baton import JobThreads
 from worker.kiln.context import Body
-from worker.kiln.cost_profile import Profiles
+from worker.kiln.cost_profile import CostProfiles
 from worker.kiln.cpu_threads import claim_cores
 from worker.kiln.forwards import Forwards
 from worker.kiln.inbox import Inbox
-from worker.kiln.kiln_job import Firing, Outcome
+from worker.kiln.kiln_job import KilnJob, Outcome
 from worker.kiln.loading import Turns
 from worker.kiln.models import Models
 from worker.kiln.policy import Candidate, Spent, Waiting, next_turn
@@ -40,7 +40,7 @@ class Scheduler:
         inbox: Inbox,
         models: Models,
         forwards: Forwards,
-        profiles: Profiles | None,
+        profiles: CostProfiles | None,
         computing: Turns,
         failed: Callable[[DeviceFault, Collection[str]], None],
     ) -> None:
@@ -60,7 +60,7 @@ class Scheduler:
         #: ids of the jobs whose turn it was last
         self._last: Sequence[str] = ()
         self._threads = JobThreads()
-        self._firings: list[Firing] = []
+        self._firings: list[KilnJob] = []
         self._spent = Spent()
         self._full_until = 0.0
         self._has_cores = False
@@ -102,7 +102,7 @@ class Scheduler:
         running = any((one.thread or one.pinned) and not one.order.background for one in self._firings)
         self._models.load_next(waiting, running=running)
 
-    def _is_ready(self, firing: Firing) -> bool:
+    def _is_ready(self, firing: KilnJob) -> bool:
         return firing.thread is not None or firing.shall_stop is not None or self._models.has(firing)
 
     def _is_awaited(self) -> bool:
@@ -111,7 +111,7 @@ class Scheduler:
             return self._inbox.is_done
         return any(firing.shall_stop for firing in self._firings)
 
-    def _next_turn(self, ready: list[Firing]) -> None:
+    def _next_turn(self, ready: list[KilnJob]) -> None:
         if len(ready) == 1:  # nothing to decide, and a lone job's steps are not to wait for it
             self._spent = Spent()
             self._take_turn(ready, stopping=ready[0].shall_stop is not None)
@@ -125,7 +125,7 @@ class Scheduler:
         self._take_turn([firings[one.arrived] for one in chosen], stopping=chosen[0].stopping)
         self._spent = self._spent.after(chosen[0], time.monotonic() - began, candidates)
 
-    def _candidate(self, firing: Firing) -> Candidate:
+    def _candidate(self, firing: KilnJob) -> Candidate:
         call, order = firing.call, firing.order
         waiting = None
         if call is not None:
@@ -142,14 +142,14 @@ class Scheduler:
             waiting=waiting,
         )
 
-    def _take_turn(self, chosen: list[Firing], *, stopping: bool) -> None:
+    def _take_turn(self, chosen: list[KilnJob], *, stopping: bool) -> None:
         self.turn = None  # whoever holds ``computing`` now is at a step of its own
         with self._computing:
             self.turn = Turn(time.monotonic(), chosen)
             self._turn(chosen, stopping=stopping)
         self._last = [firing.order.work.job_id for firing in chosen]
 
-    def _turn(self, chosen: list[Firing], *, stopping: bool) -> None:
+    def _turn(self, chosen: list[KilnJob], *, stopping: bool) -> None:
         """Compute the call at which these jobs wait, if they do, and let each go on to its next boundary."""
         calls = [firing.call for firing in chosen if firing.call is not None]
         if calls and not stopping:
@@ -162,7 +162,7 @@ class Scheduler:
             self.turn = Turn(time.monotonic(), chosen if failed else (firing,))
             self._go_on(firing)
 
-    def _go_on(self, firing: Firing) -> None:
+    def _go_on(self, firing: KilnJob) -> None:
         if firing.thread is None:
             try:
                 self._start(firing)
@@ -176,7 +176,7 @@ class Scheduler:
             assert firing.computed is not None
             self._end(firing, firing.computed)
 
-    def _start(self, firing: Firing) -> None:
+    def _start(self, firing: KilnJob) -> None:
         if (reason := firing.shall_stop) is not None:
             raise Stopped(reason)
         firing.watcher.begun()
@@ -188,7 +188,7 @@ class Scheduler:
             self._models.unpin(firing)  # what was loaded is there for others
             raise
 
-    def _end(self, firing: Firing, outcome: Outcome) -> None:
+    def _end(self, firing: KilnJob, outcome: Outcome) -> None:
         self._firings.remove(firing)
         self._models.let_go(firing)
         if self._profiles is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.health.watchdog import Step
-from worker.kiln.kiln_job import Firing
+from worker.kiln.kiln_job import KilnJob
 from worker.kiln.loading import Loader
 
 
@@ -16,7 +16,7 @@ class Turn:
     where there are none."""
 
     began: float
-    firings: Sequence[Firing] = ()
+    firings: Sequence[KilnJob] = ()
 
 
 def engine_step(turn: Turn | None, thread: int) -> Step | None:

@@ -22,7 +22,7 @@ from shared.jobs.entities import Finish, Job
 from worker.attempts.announcement import announce
 from worker.attempts.completer import stopped
 from worker.attempts.context import WorkerContext
-from worker.attempts.held_job import Held
+from worker.attempts.held_job import HeldJob
 from worker.engines.contract.engine import StopReason
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class ForcedExit:
         self._tickets.close()
         self._events.close()
 
-    def _fail(self, late: Sequence[Held]) -> None:
+    def _fail(self, late: Sequence[HeldJob]) -> None:
         """End the jobs whose time-out had run out."""
         for held in late:
             failed = stopped(held.job, StopReason.DEADLINE)

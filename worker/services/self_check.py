@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from shared.errors import DeviceFault
 from shared.exit_codes import START_AGAIN
-from worker.attempts.lease_renewal import LeaseKeeper
+from worker.attempts.lease_renewal import LeaseRenewer
 from worker.health.watchdog import Busy, Step, Watchdog
 from worker.kiln.kiln import Kiln
 from worker.services.forced_exit import LOG, ForcedExit, tell, within
@@ -24,7 +24,7 @@ class SelfCheck:
         self.busy = Busy()
         self._seconds = seconds
         self._kiln: Kiln | None = None
-        self._keeper: LeaseKeeper | None = None
+        self._keeper: LeaseRenewer | None = None
         self._forced_exit: ForcedExit | None = None
         self._dog = Watchdog(seconds, self._steps, self._hung, self._hear_deadlines)
 
@@ -32,7 +32,7 @@ class SelfCheck:
         """Watch what ``busy`` tells of from now on."""
         self._dog.start()
 
-    def keep(self, kiln: Kiln, keeper: LeaseKeeper, forced_exit: ForcedExit) -> None:
+    def keep(self, kiln: Kiln, keeper: LeaseRenewer, forced_exit: ForcedExit) -> None:
         """Watch the kiln too; there is something to hand back from now on."""
         self._kiln, self._keeper, self._forced_exit = kiln, keeper, forced_exit
 
