@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from api.dialects import DIALECTS
 from shared.catalog.families import families, tasks, trainings
 
 ROOT = Path(__file__).parents[1]
@@ -227,9 +228,10 @@ def test_the_states_of_a_job_do_no_io() -> None:
     assert {one.module for one in imports() if one.file == "shared/states.py"} <= allowed
 
 
-def test_general_modules_name_no_family_and_no_task() -> None:
+def test_general_modules_name_no_family_no_task_and_no_dialect() -> None:
     """What is peculiar to one kind of models lies in the folders of families, engines and tasks."""
     names = {family.name for family in families()} | {*tasks(), *trainings()}
+    names |= {dialect.name for dialect in DIALECTS}
     own = (
         "shared/catalog/families/",
         "shared/catalog/tasks/",
@@ -238,6 +240,7 @@ def test_general_modules_name_no_family_and_no_task() -> None:
         "worker/kiln/",
         "worker/media/",
         "api/dialects/",
+        "api/native/",
         "starters/",
     )
     found = []
