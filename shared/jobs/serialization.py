@@ -72,13 +72,13 @@ def _timings(record: Job) -> dict[str, float | None]:
 
 def output(record: Output) -> dict[str, Any]:
     return {
+        **record.facts,  # first: none of them takes the place of what follows
         "id": record.id,
         "index": record.index,
         "media_type": record.media_type,
         "bytes": record.bytes,
         "sha256": record.sha256,
-        "width": None,
-        "height": None,
-        **record.facts,
+        "width": record.facts.get("width"),
+        "height": record.facts.get("height"),
         "url": f"/v1/outputs/{record.id}",
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from shared.jobs.entities import Job, JobSpec
+from shared.jobs import serialization
+from shared.jobs.entities import Job, JobSpec, Output
 from shared.jobs.store import JobStore
 from shared.webhooks.subscription import ENDINGS, Webhook
 from tests.jobs.factory import submit
@@ -43,3 +44,20 @@ def test_a_retry_says_all_that_the_old_job_said_but_its_time(store: JobStore) ->
     for field in fields(JobSpec):
         assert getattr(again, field.name) == changed.get(field.name, getattr(old, field.name)), field.name
     assert isinstance(again, Job) and again.due_at is None
+
+
+def test_no_fact_of_an_output_takes_the_place_of_what_the_api_says_of_it() -> None:
+    facts = {"id": "x", "sha256": "x", "url": "x", "duration": 1.5, "width": 8}
+    made = Output(
+        id="out_1",
+        job_id="job_1",
+        index=0,
+        media_type="audio/wav",
+        bytes=4,
+        sha256="0" * 64,
+        key="k",
+        facts=facts,
+    )
+    shown = serialization.output(made)
+    assert (shown["id"], shown["sha256"], shown["url"]) == ("out_1", "0" * 64, "/v1/outputs/out_1")
+    assert (shown["duration"], shown["width"], shown["height"]) == (1.5, 8, None)
