@@ -7,9 +7,9 @@ from collections import Counter
 from flask import Response
 
 from api.native import schemas
-from api.native.jobs import tell
 from api.native.serialization import answer
 from api.routing.operations import Answer, Call, Group
+from api.usecases import cancel
 from shared.errors import NotFound
 
 group = Group("groups")
@@ -47,8 +47,7 @@ def get_group(call: Call, name: str) -> Response:
 )
 def cancel_group(call: Call, name: str) -> Response:
     _check(name)
-    touched = call.services.jobs.cancel_group(name, tenant=call.tenant)
-    tell(call, *touched)
+    touched = cancel.cancel_group(call.services, call.caller, name)
     if not call.caller.may_read:  # it learns of those jobs that this request canceled
         counts = Counter(job.shown_status.value for job in touched)
         return answer({"group": name, "counts": counts}, 202)

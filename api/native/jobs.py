@@ -11,6 +11,7 @@ from api.http.problems import Busy
 from api.native import event_stream, schemas
 from api.native.serialization import answer, answer_list
 from api.routing.operations import Answer, Call, Group
+from api.usecases.cancel import cancel
 from api.usecases.long_poll import (
     MOST_SECONDS,
     preferred_wait,
@@ -23,7 +24,6 @@ from api.usecases.submit import retry, submit, submit_all
 from shared.errors import InvalidInput, NotFound, Unavailable
 from shared.files.media_types import HEAD, sniff
 from shared.ids import is_id
-from shared.jobs import completion
 from shared.jobs.entities import Job
 from shared.states import Status
 
@@ -223,8 +223,7 @@ def get_preview(call: Call, id: str) -> Response:
 def cancel_job(call: Call, id: str) -> Response:
     if not is_id("job", id):
         raise NotFound("job", id[:100])
-    job = call.services.jobs.cancel(id, tenant=call.tenant)
-    tell(call, job)
+    job = cancel(call.services, call.caller, id)
     return answer(_receipt(call, job), 202)
 
 
@@ -258,16 +257,3 @@ def delete_job(call: Call, id: str) -> Response:
     with suppress(Unavailable):  # Redis forgets them by itself in a day
         services.events.forget(id)
     return Response(status=204)
-
-
-def tell(call: Call, *jobs: Job) -> None:
-    """Let those who watch these jobs know which of them this request ended, their workers which are to stop,
-    and those that waited for them go on."""
-    services = call.services
-    for job in jobs:
-        if job.is_terminal:
-            completion.publish_status(services.events, job)
-        elif job.cancel_requested:
-            services.events.ask_to_stop(job.id)
-    with suppress(Unavailable):  # upkeep does what is left
-        services.completion.handle(*(job for job in jobs if job.is_terminal))

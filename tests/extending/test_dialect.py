@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -15,12 +16,16 @@ from api.app import create_app
 from api.auth.caller import Caller
 from api.dialects import DIALECTS
 from api.routing.dialect import Dialects
+from api.usecases import job_watcher
+from api.usecases.cancel import cancel
+from api.usecases.long_poll import until_terminal
 from api.usecases.services import Services
 from api.usecases.submit import retry, submit
 from shared.accounts.keys import SCOPES
 from shared.errors import OverLimit
 from shared.settings import Settings
 from tests.extending.pages import files_of
+from tests.servers import wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending" / "dialect.md"
 
@@ -99,12 +104,20 @@ def test_two_operations_of_one_name_are_refused() -> None:
         Dialects([*DIALECTS, *DIALECTS])
 
 
-def test_jobs_are_submitted_without_a_request(app: Flask) -> None:
+def test_jobs_are_submitted_followed_and_canceled_without_a_request(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds in ("_ASK_EVERY", "_ASK_EVERY_AWAY"):
+        monkeypatch.setattr(job_watcher, seconds, 600.0)  # who waits is told, or waits in vain
     services: Services = app.extensions["qanvas"]
     ann = Caller("ann", SCOPES, "ann", "ann")
     job = submit(services, ann, {"model": "fake", "input": {"prompt": "x"}}).job
     assert (job.tenant, services.jobs.get(job.id, tenant="ann").status) == ("ann", "queued")
-    services.jobs.cancel(job.id, tenant="ann")
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(until_terminal, services, ann, job, 60.0, lambda: False)
+        wait_until(lambda: services.follower._listener.connected, 10, what="the subscription to events")
+        cancel(services, ann, job.id)
+        assert waiting.result(30).status == "canceled"
     assert retry(services, ann, job.id).id != job.id
     services.tenants.set("ann", {"submissions": 1})
     submit(services, ann, {"model": "fake", "input": {"prompt": "y"}})
