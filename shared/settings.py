@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from shared.errors import ConfigurationError
 
 PREFIX = "QANVAS_"
+_DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
 
 class Setting(NamedTuple):
@@ -126,9 +127,7 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address the API listens on. Any but loopback needs a key.", str)
     port: int = _setting("8000", "Port the API listens on; 0 takes a free one.", _port)
     database_url: str = _setting("", "SQLAlchemy URL; empty: SQLite in the data folder.", str)
-    redis_url: str = _setting(
-        "redis://127.0.0.1:6379/0", "Redis or Valkey: redis://, rediss://, redis+socket://.", str
-    )
+    redis_url: str = _setting(_DEFAULT_REDIS, "Redis or Valkey: redis://, rediss://, redis+socket://.", str)
     valkey_memory_bytes: int = _setting(
         str(256 << 20),
         "Memory of the Valkey that `qanvas up` starts, in bytes; when it is full, the oldest events and "
@@ -266,6 +265,11 @@ class Settings:
     def is_loopback(self) -> bool:
         """Whether the API can be reached from this machine alone."""
         return _is_loopback(self.host)
+
+    @property
+    def has_own_redis(self) -> bool:
+        """Whether a Redis is named; where none is, ``qanvas up`` starts one."""
+        return self.redis_url != _DEFAULT_REDIS
 
 
 @cache  # each request asks

@@ -25,6 +25,7 @@ import psutil
 import sqlalchemy as sa
 
 from cli.embedded import children, valkey
+from shared.messaging.embedded_address import Address
 from shared.settings import Settings
 
 _NOBODY = 65534
@@ -59,7 +60,7 @@ class Valkey:
     """A Valkey whose data lie in ``folder``; it can be killed and started again on the same port."""
 
     folder: Path
-    address: valkey.Address = field(default_factory=lambda: valkey.Address(port=free_port()))
+    address: Address = field(default_factory=lambda: Address(port=free_port()))
     process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.embedded.valkey import address_in
 from shared.db.engine import Database
 from shared.jobs.store import JobStore
+from shared.messaging.embedded_address import address_in
 from tests.databases import Databases
 from tests.jobs.factory import submit
 from tests.servers import Postgres, Valkey, wait_until

@@ -27,7 +27,7 @@ from shared.accounts.keys import KeyStore
 from shared.db.engine import Database
 from shared.errors import ConfigurationError, Unavailable
 from shared.jobs.workers import WorkerRegistry
-from shared.settings import SETTINGS, Settings
+from shared.settings import Settings
 
 #: seconds: the promise is ten in all, and Valkey ends last because the others talk to it
 _STOP_PROGRAMS, _STOP_VALKEY = 7.0, 2.0
@@ -46,7 +46,6 @@ _CURES = {
 _CURE = "install qanvas again"
 #: what programs of others are given of the environment
 _BARE = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_DEFAULT_REDIS = next(setting.default for setting in SETTINGS if setting.name == "redis_url")
 
 
 class Supervisor:
@@ -92,7 +91,7 @@ class Supervisor:
                     f"listening on {settings.host} without a key would let anybody in; make a key with: "
                     f"QANVAS_DATA={settings.data} qanvas keys create NAME"
                 )
-            if settings.redis_url == _DEFAULT_REDIS:
+            if not settings.has_own_redis:
                 settings = settings.with_(redis_url=self._start_valkey())
             self._start_programs(settings)
             self.url = f"http://{_bracketed(settings.host)}:{settings.port}"

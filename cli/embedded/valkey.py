@@ -7,7 +7,6 @@ binary is run directly.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import logging
 import os
@@ -15,55 +14,24 @@ import shutil
 import socket
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
 
 from cli.embedded import children
 from cli.embedded.keeper import Child
 from shared.errors import ConfigurationError
+from shared.messaging.embedded_address import Address, address_in
 
 log = logging.getLogger(__name__)
 
-_SOCKET = "valkey.sock"
-#: bytes; the kernel's limit for a socket's path is 108 on Linux and 104 on macOS
-_LONGEST_SOCKET_PATH = 100
 _START_SECONDS = 15.0
 #: seconds that it may take to load its data, which are few; in vain twice in a row, they are unreadable
 _LOAD_SECONDS = 60.0
 UNREADABLE = 2
 #: folders of unreadable data that are kept
 _KEPT_ASIDE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens: a unix socket, or a port of loopback."""
-
-    socket: Path | None = None
-    port: int = 0
-
-    @property
-    def url(self) -> str:
-        if self.socket is not None:
-            return f"redis+socket://{quote(str(self.socket))}"
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def answers(self) -> bool:
-        """Whether PING is answered; a server that still loads its data does not count."""
-        family = socket.AF_INET if self.socket is None else socket.AF_UNIX
-        with socket.socket(family) as connection:
-            connection.settimeout(1.0)
-            try:
-                connection.connect(("127.0.0.1", self.port) if self.socket is None else str(self.socket))
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")
-            except OSError:
-                return False
 
 
 def binary() -> Path:
@@ -76,21 +44,6 @@ def binary() -> Path:
             f"no Valkey for this machine ({error}); run a Redis of your own and name it in QANVAS_REDIS_URL"
         ) from None
     return Path(path)
-
-
-def address_in(folder: Path) -> Address:
-    """A unix socket in the folder; where its path would be too long, in a folder of this user's own below the
-    one for temporary files. Never a port: every user of this machine reaches those."""
-    path = folder / _SOCKET
-    if _fits(path):
-        return Address(socket=path)
-    name = f"qanvas-{os.geteuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
-    places = [Path(place) / name / _SOCKET for place in (tempfile.gettempdir(), "/tmp")]
-    return Address(socket=next(filter(_fits, places)))
-
-
-def _fits(path: Path) -> bool:
-    return len(os.fsencode(path)) < _LONGEST_SOCKET_PATH
 
 
 def free_port(host: str = "127.0.0.1") -> int:

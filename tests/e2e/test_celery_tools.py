@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from shared.settings import Settings
+from tests.celery_tools import run_celery
 from tests.e2e.conftest import Server
 from tests.servers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("QANVAS_")}
-    return {**inherited, "QANVAS_DATA": str(settings.data)}
-
-
 def celery(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     """The real command, with the data folder as all that it is told."""
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "worker.celery.app", *words],
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return run_celery({"QANVAS_DATA": str(settings.data)}, *words)
 
 
 def inspected(settings: Settings, what: str) -> dict[str, Any]:

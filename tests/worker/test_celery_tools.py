@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,32 +12,18 @@ from typing import Any
 
 import pytest
 
-from cli.embedded.valkey import address_in
+from shared.messaging.embedded_address import address_in
 from shared.settings import Settings
 from shared.states import Status
+from tests.celery_tools import COMMAND, ROOT, environment, run_celery
 from tests.servers import Qanvas, free_port, wait_until
 from tests.worker.conftest import Shop
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    own = {name: text for name, text in os.environ.items() if not name.startswith("QANVAS_")}
-    return own | settings.as_env()
-
 
 def _celery(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "worker.celery.app", *arguments],
-        cwd=ROOT,
-        env=_environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_celery(settings.as_env(), *arguments)
 
 
 def _inspect(shop: Shop, what: str) -> Any:
@@ -108,9 +92,9 @@ def flower(open_all_day: Shop) -> Iterator[str]:
     """The URL of a Flower that watches the shop."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "worker.celery.app", "flower", f"--port={port}"],
+        [*COMMAND, "flower", f"--port={port}"],
         cwd=ROOT,
-        env=_environment(open_all_day.settings) | {"FLOWER_UNAUTHENTICATED_API": "true"},
+        env=environment(open_all_day.settings.as_env()) | {"FLOWER_UNAUTHENTICATED_API": "true"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -10,12 +10,11 @@ from typing import Any
 from celery import signals
 
 from shared.errors import ConfigurationError
+from shared.messaging.embedded_address import address_in
 from shared.messaging.tickets import make_celery
-from shared.settings import SETTINGS, Settings
+from shared.settings import Settings
 from worker.celery.pool import TicketWorker
 from worker.celery.ticket_task import register_ticket_task
-
-_DEFAULT_REDIS = next(setting.default for setting in SETTINGS if setting.name == "redis_url")
 
 
 def _refuse_ticket(_queue: str, _claimed: object) -> None:
@@ -31,9 +30,9 @@ def _refuse_worker(instance: Any, **_: Any) -> None:
 def _settings() -> Settings:
     """Those of the environment; where no Redis is named, what ``qanvas up`` keeps in the data folder."""
     settings = Settings.from_env()
-    socket = settings.data / "valkey" / "valkey.sock"
-    if settings.redis_url == _DEFAULT_REDIS and socket.exists():
-        return settings.with_(redis_url=f"redis+socket://{socket}")
+    address = address_in(settings.data / "valkey")
+    if not settings.has_own_redis and address.socket is not None and address.socket.exists():
+        return settings.with_(redis_url=address.url)
     return settings
 
 
