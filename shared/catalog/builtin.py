@@ -68,8 +68,7 @@ def starter_folder(name: str) -> Path | None:
 
 def _starter(family: Family, starter: Starter, folder: Path) -> Model:
     about = json.loads((folder / ABOUT).read_text("utf-8")) if (folder / ABOUT).is_file() else {}
-    names = (starter.task, *family.together.get(starter.task, ()))
-    known = {name: family.tasks[name].input_schema(name) for name in names}
+    known = family.input_schemas(starter.task)
     own, *others = specialise_all(known, {**starter.inputs, **about.get("inputs", {})}).items()
     task = family.tasks[starter.task]
     return Model(

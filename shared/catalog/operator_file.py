@@ -146,7 +146,7 @@ def _input_schemas(family: Family, entry: Mapping[str, Any], at: str) -> Schemas
         raise InvalidInput.at(f"{at}/{surplus[0]}", f"is not possible: no model for {task} has that")
     if "options" in entry:
         InputCheck(family.options).check(entry["options"], f"{at}/options")
-    known = {name: family.tasks[name].input_schema(name) for name in (task, *others)}
+    known = family.input_schemas(task, others)
     return _specialised(family.extend(entry, known, at), entry.get("inputs", {}), f"{at}/inputs")
 
 

@@ -32,8 +32,8 @@ class Task:
         return tasks.load(name) if self.schema is None else self.schema
 
 
-def _fits(_: Model) -> str:
-    return "this training begins anew"
+def _takes_no_base(_: Model) -> str:
+    return "this training goes on from no model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Training:
 
     task: Task
     #: why a training cannot go on from a model; empty where nothing speaks against it
-    base_fault: Callable[[Model], str] = _fits
+    base_fault: Callable[[Model], str] = _takes_no_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class HubFiles:
     depth: int = 1
 
 
-def _nothing(_entry: Mapping[str, Any], schemas: Schemas, _at: str) -> Schemas:
+def _as_they_are(_entry: Mapping[str, Any], schemas: Schemas, _at: str) -> Schemas:
     return schemas
 
 
@@ -94,8 +94,14 @@ class Family:
     #: JSON Schema of an entry's ``options``, which only the engine understands
     options: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
     #: the input schemas of an entry's tasks with what its keys bring. Raises InvalidInput below the pointer
-    extend: Callable[[Mapping[str, Any], Schemas, str], Schemas] = _nothing
+    extend: Callable[[Mapping[str, Any], Schemas, str], Schemas] = _as_they_are
     #: models that need no files and no entry of the operator's
     models: Callable[[], Iterable[Model]] = tuple
     #: such models for drills and load tests alone; they are there where ``QANVAS_FAKE_MODELS`` is on
     fakes: Callable[[], Iterable[Model]] = tuple
+
+    def input_schemas(self, task: str, others: Iterable[str] | None = None) -> dict[str, Mapping[str, Any]]:
+        """The schema of a task's input, then those of ``others``: by default, of all that its models may do
+        besides. For reading only. Raises KeyError for a task of another family."""
+        besides = self.together.get(task, ()) if others is None else others
+        return {name: self.tasks[name].input_schema(name) for name in (task, *besides)}

@@ -42,11 +42,6 @@ def trainings() -> Mapping[str, Training]:
     return {name: training for family in families() for name, training in family.trainings.items()}
 
 
-def together(task: str) -> tuple[str, ...]:
-    """The tasks that a model of this task may do besides."""
-    return next((tuple(family.together.get(task, ())) for family in families() if task in family.tasks), ())
-
-
 def of_task(task: str) -> Family:
     """Raises KeyError."""
     for family in families():

@@ -6,7 +6,6 @@ from shared.catalog.entries.family import JSON, Family, HubFiles, Starter, Task,
 from shared.catalog.families.diffusion import base_models
 from shared.catalog.families.diffusion.additions import KEYS, extend
 
-_TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
 _PICTURE = Task("diffusion", "image/png")
 
 FAMILY = Family(
@@ -38,9 +37,7 @@ FAMILY = Family(
         )
     ],
     # a pipeline's parts lie in folders; a file of weights beside these holds all of them once more
-    hub=HubFiles(
-        wanted=("model_index.json", *(f"*/{pattern}" for pattern in (*_TEXTS, "*.safetensors"))), depth=2
-    ),
+    hub=HubFiles(("model_index.json", *(f"*/{pattern}" for pattern in HubFiles().wanted)), depth=2),
     keys=KEYS,
     options={"type": "object", "properties": {"offload": {"enum": ["none", "model", "group"]}}},
     extend=extend,

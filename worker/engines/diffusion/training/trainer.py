@@ -356,5 +356,4 @@ def _input_schemas(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         # one layer at least is needed
         "clip_skip": {"maximum": given["text_layers"] - 1},
     }
-    names = ("text-to-image", *FAMILY.together["text-to-image"])
-    return specialise_all({name: FAMILY.tasks[name].input_schema(name) for name in names}, changes)
+    return specialise_all(FAMILY.input_schemas("text-to-image"), changes)
