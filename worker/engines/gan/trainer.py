@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,13 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.catalog import tasks
-from shared.catalog.entries.model import Model
 from shared.errors import InvalidInput
 from shared.schema.specialise import specialise
 from worker.engines.contract.datasets import PicturesWanted
 from worker.engines.contract.engine import (
     Context,
-    Device,
     File,
     Image,
     Progress,
@@ -41,61 +39,40 @@ from worker.engines.training.augment import augment
 from worker.engines.training.loop import Budget, Keeper, keep_heap
 from worker.engines.training.picture_rows import Rows, grid, zip_folder
 from worker.engines.training.sample_grid import History
+from worker.engines.training.trainer import NothingResident, Recipe
 from worker.inputs.datasets import Pictures
 
 CHECKPOINT_SECONDS = 60.0
 PREVIEW_SECONDS = 20.0
-MOST_STEPS = 1_000_000
 #: R1 is dear, and every so many steps are enough where its weight is raised as much (Karras et al. 2020)
 R1_EVERY = 8
 COLUMNS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What is trained and how long; the input of the job, without the data."""
+class GanRecipe(Recipe):
+    """The input of a ``train-gan`` job, without the data."""
 
-    minutes: float
-    steps: int | None
     image_size: int
     batch: int
     width: int
     latent: int
     loss: str
     r1: float
-    learning_rate: float
-    seed: int
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        return cls(steps=given.get("steps"), **{k: given[k] for k in cls.__slots__ if k != "steps"})
 
     def budget(self) -> Budget:
-        return Budget(
-            steps=self.steps or MOST_STEPS,
-            minutes=None if self.steps else self.minutes,
-            learning_rate=self.learning_rate,
-            warmup=20,
-            hold=0.6,
-            decay=0.997,
-        )
+        return replace(self.limits(), warmup=20, hold=0.6, decay=0.997)
 
 
-class GanTrainer:
+class GanTrainer(NothingResident):
     """The engine of ``train-gan``."""
-
-    def load(self, model: Model, folder: Path | None, device: Device) -> None:
-        return None  # nothing is resident: a job brings its data and takes its model away
-
-    def nbytes(self, loaded: None) -> int:
-        return 0
 
     def wants(self, given: Mapping[str, Any], resume: Path | None) -> PicturesWanted:
         return PicturesWanted(size=given["image_size"])
 
     def run(self, loaded: None, work: Work, context: Context) -> Result:
         keep_heap()
-        recipe = Recipe.of(work.input)
+        recipe = GanRecipe.of(work.input)
         context.boundary(Progress("dataset", 0))
         pictures: Pictures = work.input["dataset"]
         game = Game(recipe, pictures, context.device.name)
@@ -129,7 +106,7 @@ class GanTrainer:
 class Game:
     """Two networks against each other, and all that must be kept to go on exactly where they stopped."""
 
-    def __init__(self, recipe: Recipe, pictures: Pictures, device: str) -> None:
+    def __init__(self, recipe: GanRecipe, pictures: Pictures, device: str) -> None:
         self.recipe, self.device = recipe, device
         self.pictures = Rows(pictures)
         self.weights = self.pictures.weights

@@ -6,9 +6,9 @@ Documents are put in one row, and every batch is windows from anywhere in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -17,17 +17,16 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from shared.catalog import tasks
-from shared.catalog.entries.model import Model
 from shared.errors import InvalidInput
 from worker.engines.contract.datasets import Bpe, TextWanted
-from worker.engines.contract.engine import Context, Device, File, Progress, Result, TrainedModel, Work
+from worker.engines.contract.engine import Context, File, Progress, Result, TrainedModel, Work
 from worker.engines.training.loop import Budget, Keeper, Loop, autocast, keep_heap
 from worker.engines.training.picture_rows import zip_folder
+from worker.engines.training.trainer import NothingResident, Recipe
 from worker.inputs.datasets import Text
 
 END = "<|endoftext|>"
 CHECKPOINT_SECONDS = 60.0
-MOST_STEPS = 1_000_000
 HEAD_WIDTH = 32
 #: conversations are plain text, so that any corpus can hold them and no token is special to them
 CHAT_TEMPLATE = (
@@ -38,43 +37,21 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What is trained and how long; the input of the job, without the data."""
+class TextRecipe(Recipe):
+    """The input of a ``train-text`` job, without the data."""
 
-    minutes: float
-    steps: int | None
     batch: int
     context: int
     vocabulary: int
     width: int
     layers: int
-    learning_rate: float
-    seed: int
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        return cls(steps=given.get("steps"), **{k: given[k] for k in cls.__slots__ if k != "steps"})
 
     def budget(self) -> Budget:
-        return Budget(
-            steps=self.steps or MOST_STEPS,
-            minutes=None if self.steps else self.minutes,
-            learning_rate=self.learning_rate,
-            warmup=50,
-            hold=0.2,
-            decay=0.99,
-            weight_decay=0.05,
-        )
+        return replace(self.limits(), warmup=50, hold=0.2, decay=0.99, weight_decay=0.05)
 
 
-class TextTrainer:
+class TextTrainer(NothingResident):
     """The engine of ``train-text``."""
-
-    def load(self, model: Model, folder: Path | None, device: Device) -> None:
-        return None  # nothing is resident: a job brings its data and takes its model away
-
-    def nbytes(self, loaded: None) -> int:
-        return 0
 
     def wants(self, given: Mapping[str, Any], resume: Path | None) -> TextWanted:
         to_train = _tokenizer_to_train(given["vocabulary"])
@@ -83,7 +60,7 @@ class TextTrainer:
     def run(self, loaded: None, work: Work, context: Context) -> Result:
         """Raises InvalidInput for a text that is too short."""
         keep_heap()
-        recipe = Recipe.of(work.input)
+        recipe = TextRecipe.of(work.input)
         text: Text = work.input["dataset"]
         context.boundary(Progress("dataset", 0))
         tokens, kept = torch.from_numpy(text.tokens), context.resume
@@ -117,7 +94,7 @@ class TextTrainer:
 class _Run:
     """A training run: what must be kept to go on exactly where it stopped."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, tokens: Tensor, device: str) -> None:
+    def __init__(self, recipe: TextRecipe, tokenizer: Tokenizer, tokens: Tensor, device: str) -> None:
         self.recipe, self.tokenizer, self.tokens, self.device = recipe, tokenizer, tokens, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -178,7 +155,7 @@ def _tokenizer_to_train(vocabulary: int) -> Bpe:
     )
 
 
-def _config(recipe: Recipe, vocabulary: int) -> LlamaConfig:
+def _config(recipe: TextRecipe, vocabulary: int) -> LlamaConfig:
     heads = recipe.width // HEAD_WIDTH
     return LlamaConfig(
         vocab_size=vocabulary,

@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.catalog.entries.model import Model
 from shared.catalog.families.diffusion import FAMILY
 from shared.schema.specialise import specialise_all
 from worker.engines.batching.patches import install, taking_part
 from worker.engines.contract.datasets import PicturesWanted
 from worker.engines.contract.engine import (
     Context,
-    Device,
     File,
     Image,
     Progress,
@@ -44,6 +42,7 @@ from worker.engines.diffusion.training.networks import Net
 from worker.engines.memory import memory_errors
 from worker.engines.training.loop import Budget, Keeper, Loop, autocast, keep_heap
 from worker.engines.training.picture_rows import Rows, grid, zip_folder
+from worker.engines.training.trainer import NothingResident
 from worker.inputs.datasets import Pictures
 
 PREVIEWS = 10  #: how often a stage shows what it can do so far
@@ -55,14 +54,8 @@ _SETTLED = "settled.json"
 _CAPTIONS = 512
 
 
-class DiffusionTrainer:
+class DiffusionTrainer(NothingResident):
     """The engine ``train-diffusion``: it needs no files of its own."""
-
-    def load(self, model: Model, folder: Path | None, device: Device) -> None:
-        return None
-
-    def nbytes(self, loaded: None) -> int:
-        return 0
 
     def wants(self, given: Mapping[str, Any], resume: Path | None) -> PicturesWanted:
         """Raises InvalidInput for a model to go on from that was not made so."""
