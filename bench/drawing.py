@@ -64,13 +64,13 @@ class Drawing:
             engine=self._engine,
             scratch=self._path / str(number),
         )
-        firing, shown = self._kiln.submit(order, Quiet()), 0
-        for notice in firing.notices():
+        kiln_job, shown = self._kiln.submit(order, Quiet()), 0
+        for notice in kiln_job.notices():
             if isinstance(notice, Preview):
                 encode_preview(notice.image)
                 shown += 1
-        if firing.outcome is None or firing.outcome.error is not None:
-            raise RuntimeError(f"a job failed: {firing.outcome and firing.outcome.trace}")
+        if kiln_job.outcome is None or kiln_job.outcome.error is not None:
+            raise RuntimeError(f"a job failed: {kiln_job.outcome and kiln_job.outcome.trace}")
         return Drawn(shown, time.time())
 
     def __enter__(self) -> Self:

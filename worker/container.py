@@ -98,7 +98,7 @@ class WorkerContainer:
         self.sandbox = Sandbox()
         self.pace = Pace()
         self._failures = FailureStreak(settings.unfit_after)
-        self.endings = Completer(context, noted=self._note_ending)
+        self.completer = Completer(context, noted=self._note_ending)
         self.runner = Runner(
             context,
             preparer=Preparer(
@@ -106,7 +106,7 @@ class WorkerContainer:
             ),
             kiln=self.kiln,
             pace=self.pace,
-            endings=self.endings,
+            completer=self.completer,
             busy=busy,
             device_failed=self.watch.device_failed,
         )
@@ -132,7 +132,7 @@ class WorkerContainer:
             settings.redis_url, STOP, heard=lambda job_id: self.keeper.look(job_id.decode())
         )
         forced_exit = ForcedExit(
-            context, retire=self.runner.retire, storing=lambda: bool(self.endings.ending)
+            context, retire=self.runner.retire, storing=lambda: bool(self.completer.ending)
         )
         self.watch.keep(self.kiln, self.keeper, forced_exit)
 
@@ -203,7 +203,7 @@ class WorkerContainer:
 
     def _close(self) -> None:
         self.queue_poll.stop()
-        self.endings.close()
+        self.completer.close()
         self.fitness.close()
         for service in self.services:
             service.stop()

@@ -108,7 +108,7 @@ def _foreign(header: str, value: str) -> Forbidden:
     )
 
 
-@lru_cache(maxsize=256)  # clients say the same with each request; ``gate`` bounds how much
+@lru_cache(maxsize=256)  # clients say the same with each request; ``host_checks`` bounds how much
 def _is_known(text: str, trusted: tuple[str, ...]) -> bool:
     """Whether this is a host, perhaps with a port, that leads to this machine or is trusted."""
     if (found := authority(text)) is None:

@@ -31,7 +31,7 @@ class Schema:
         self._validator = Draft202012Validator(self._outer, validate_formats=True)
 
     def check(self, value: Any, pointer: str = "") -> None:
-        """Raises InvalidInput with a pointer for each fault; ``value`` has passed ``body.check_text``."""
+        """Raises InvalidInput with a pointer for each fault; ``value`` has passed ``check_text``."""
         if not self._validator.is_valid(value):
             raise InvalidInput(judge(self._validator, self._document, value, pointer))
         found: list[FieldError] = []

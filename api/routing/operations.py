@@ -145,7 +145,7 @@ class Group:
 
 
 def _text(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema of a parameter; free text says that it holds no NUL, which ``body.check_text`` refuses."""
+    """The schema of a parameter; free text says that it holds no NUL, which ``check_text`` refuses."""
     free = schema.get("type") == "string" and not schema.keys() & {"enum", "pattern", "format"}
     return {**schema, "pattern": r"^[^\u0000]*$"} if free else schema
 

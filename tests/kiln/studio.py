@@ -94,9 +94,9 @@ class Studio:
         """The outcomes of jobs that are all there before the first one begins."""
         gate = _Gate()
         self.submit({}, model="gate", engine=gate)
-        firings = [self.submit(given) for given in jobs]
+        kiln_jobs = [self.submit(given) for given in jobs]
         gate.open.set()
-        return [firing.wait() for firing in firings]
+        return [kiln_job.wait() for kiln_job in kiln_jobs]
 
     def __enter__(self) -> Self:
         return self

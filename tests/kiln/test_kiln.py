@@ -164,8 +164,8 @@ def test_only_one_thread_computes_at_any_time(bench: Bench) -> None:
             context.boundary()
         return Result()
 
-    firings = [bench.submit(body, background=number % 2 == 0) for number in range(6)]
-    assert [firing.wait().error for firing in firings] == [None] * 6
+    kiln_jobs = [bench.submit(body, background=number % 2 == 0) for number in range(6)]
+    assert [kiln_job.wait().error for kiln_job in kiln_jobs] == [None] * 6
 
 
 def test_pictures_run_one_after_the_other_and_training_between_their_steps(bench: Bench) -> None:
@@ -180,8 +180,8 @@ def test_pictures_run_one_after_the_other_and_training_between_their_steps(bench
     training = bench.submit(steps(400, log, "training"), background=True)
     pictures = [bench.submit(steps(200, log, name)) for name in ("a", "b")]
     gate.set()
-    for firing in (first, training, *pictures):
-        assert firing.wait().error is None
+    for kiln_job in (first, training, *pictures):
+        assert kiln_job.wait().error is None
     drawn = [name for name in log if name != "training"]
     assert drawn == ["a"] * 200 + ["b"] * 200
     assert "training" in log[: log.index("b")], "training starves while pictures are drawn"
@@ -235,12 +235,12 @@ def test_a_lost_lease_counts_more_than_a_cancel_or_a_drain(bench: Bench) -> None
         context.boundary()
         return Result()
 
-    firing = bench.submit(body)
+    kiln_job = bench.submit(body)
     assert began.wait(10)
     for reason in (StopReason.DRAINING, StopReason.LOST, StopReason.CANCELED):
-        firing.stop(reason)
+        kiln_job.stop(reason)
     gate.set()
-    error = error_of(firing.wait())
+    error = error_of(kiln_job.wait())
     assert isinstance(error, Stopped) and error.reason is StopReason.LOST
 
 
@@ -284,9 +284,9 @@ def test_a_library_that_swallows_exceptions_cannot_swallow_a_stop(bench: Bench) 
             except Exception:  # noqa: BLE001 - as libraries do
                 continue
 
-    firing = bench.submit(body)
-    firing.stop(StopReason.CANCELED)
-    assert isinstance(firing.wait().error, Stopped)
+    kiln_job = bench.submit(body)
+    kiln_job.stop(StopReason.CANCELED)
+    assert isinstance(kiln_job.wait().error, Stopped)
 
 
 def test_a_job_that_raises_fails_alone_and_its_traceback_is_kept_as_text(bench: Bench) -> None:
@@ -364,12 +364,12 @@ def test_a_job_may_save_a_checkpoint_while_it_is_told_to_leave(bench: Bench) -> 
             context.checkpoint(write("half"))
             raise
 
-    firing = bench.submit(body)
+    kiln_job = bench.submit(body)
     assert started.wait(5)
-    firing.stop(StopReason.DRAINING)
-    [notice] = firing.notices()
+    kiln_job.stop(StopReason.DRAINING)
+    [notice] = kiln_job.notices()
     assert isinstance(notice, Checkpoint) and (notice.folder / "state").read_text() == "half"
-    assert firing.outcome is not None and isinstance(firing.outcome.error, Stopped)
+    assert kiln_job.outcome is not None and isinstance(kiln_job.outcome.error, Stopped)
 
 
 def test_a_closed_kiln_takes_no_more_jobs(bench: Bench) -> None:

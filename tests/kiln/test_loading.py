@@ -207,14 +207,14 @@ def test_waiting_for_the_first_turn_uses_up_no_time_out(tmp_path: Path) -> None:
 def test_an_engine_thread_and_a_loader_tell_what_they_are_at(tmp_path: Path) -> None:
     heavy = Heavy(10)
     with Studio(tmp_path, FakeEngine()) as studio:
-        firing = studio.submit(drawing(1), model="heavy", engine=heavy)
+        kiln_job = studio.submit(drawing(1), model="heavy", engine=heavy)
         assert heavy.loading.wait(30)
         while len(steps := studio.kiln.steps()) != 1:  # the engine thread goes to sleep
             time.sleep(0.01)
         [step] = steps
-        assert (step.what, step.jobs, step.blames) == ("loading a model", (firing.order.work.job_id,), True)
+        assert (step.what, step.jobs, step.blames) == ("loading a model", (kiln_job.order.work.job_id,), True)
         heavy.gate.set()
-        picture(firing.wait())
+        picture(kiln_job.wait())
         while studio.kiln.steps():
             time.sleep(0.01)
 

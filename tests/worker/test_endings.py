@@ -91,7 +91,7 @@ def test_a_house_that_closes_ends_what_was_computed(
     job = shop.submit([shop.new(steps=2)], tickets=False)[0]
     _ticket(container).join()
     wait_until(lambda: storage.stuck == [job], 60, what="the job to be stored")
-    closing = threading.Thread(target=container.endings.close)
+    closing = threading.Thread(target=container.completer.close)
     closing.start()
     storage.release.set()
     closing.join()

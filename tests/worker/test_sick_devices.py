@@ -169,7 +169,7 @@ def test_a_worker_that_fails_jobs_of_every_kind_takes_no_more_and_says_so_until_
 ) -> None:
     breaks = (
         "import worker.kiln.loading as module\n"
-        "def fail(self, firing, memory): return module.Loaded(firing, 0.0, error=RuntimeError('broken'))\n"
+        "def fail(self, job, memory): return module.Loaded(job, 0.0, error=RuntimeError('broken'))\n"
         "module.Loader._load = fail"
     )
     sick = shop.worker(breaks)

@@ -34,7 +34,7 @@ class HeldJob:
         self._events = events
         self._stage = ""
         self._told = 0.0
-        self._firing: KilnJob | None = None
+        self._kiln_job: KilnJob | None = None
         self._look = threading.Event()  # set when ``wait`` has something to see
         self._told_to_stop = threading.Event()
         self._lock = threading.Lock()
@@ -78,8 +78,8 @@ class HeldJob:
         with self._lock:
             if self.reason is not StopReason.LOST:
                 self.reason = reason
-            if self._firing is not None:
-                self._firing.stop(reason)
+            if self._kiln_job is not None:
+                self._kiln_job.stop(reason)
         self._look.set()
         self._told_to_stop.set()
 
@@ -95,8 +95,8 @@ class HeldJob:
         loaded and while it computes."""
         if self.reason is StopReason.DEADLINE:
             return True
-        if (firing := self._firing) is not None:
-            return firing.is_late
+        if (kiln_job := self._kiln_job) is not None:
+            return kiln_job.is_late
         return self.job.timeout is not None and self.seconds > self.job.timeout
 
     def hear_deadline(self) -> None:
@@ -121,12 +121,12 @@ class HeldJob:
             raise Stopped(self.reason)
         return future.result()
 
-    def fire(self, firing: KilnJob) -> None:
+    def in_kiln(self, kiln_job: KilnJob) -> None:
         """The kiln has the job now."""
         with self._lock:
-            self._firing = firing
+            self._kiln_job = kiln_job
             if self.reason is not None:
-                firing.stop(self.reason)
+                kiln_job.stop(self.reason)
 
     @property
     def lost(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a ticket does: claim → prepare → kiln, on one of Celery's threads; ``endings`` does the rest."""
+"""What a ticket does: claim → prepare → kiln, on one of Celery's threads; ``completer`` does the rest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Runner:
         preparer: Preparer,
         kiln: Kiln,
         pace: Pace,
-        endings: Completer,
+        completer: Completer,
         busy: Busy,
         device_failed: Failed,
     ) -> None:
@@ -61,7 +61,7 @@ class Runner:
         self._events = context.events
         self._tickets = context.tickets
         self._pace = pace
-        self._endings = endings
+        self._completer = completer
         self._slots = threading.BoundedSemaphore(context.settings.slots)
         self._training = threading.BoundedSemaphore(1)
         self._busy = busy
@@ -153,13 +153,13 @@ class Runner:
         if isinstance(outcome.error, DeviceFault):
             self._device_failed(outcome.error, (job.id,))  # all jobs go back together: see ``ForcedExit``
         else:
-            self._endings.end(held, outcome)
+            self._completer.end(held, outcome)
 
     def _attempt(self, held: HeldJob) -> Outcome:
         """What computing came to. Raises what preparing it raised."""
-        firing = self._kiln.submit(self._order(held), held)
-        held.fire(firing)
-        for notice in firing.notices():
+        kiln_job = self._kiln.submit(self._order(held), held)
+        held.in_kiln(kiln_job)
+        for notice in kiln_job.notices():
             match notice:
                 case Preview(image):
                     with self._busy.at("encoding a preview", held.job.id, blames=True):
@@ -168,9 +168,9 @@ class Runner:
                 case Checkpoint(folder):
                     self._save(held, notice)
                     shutil.rmtree(folder, ignore_errors=True)
-        assert firing.outcome is not None
+        assert kiln_job.outcome is not None
         self._scratch.computed(held.job.id, held.job.attempt)
-        return firing.outcome
+        return kiln_job.outcome
 
     def _order(self, held: HeldJob) -> Order:
         """What the kiln shall run. A storage or a database that is away is waited for; raises Unavailable

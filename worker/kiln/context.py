@@ -23,22 +23,22 @@ log = logging.getLogger(__name__)
 class Body:
     """What a job's thread runs: the engine, and nothing it raises escapes."""
 
-    def __init__(self, firing: KilnJob, loaded: object, device: Device) -> None:
-        self._firing, self._loaded, self._device = firing, loaded, device
+    def __init__(self, kiln_job: KilnJob, loaded: object, device: Device) -> None:
+        self._kiln_job, self._loaded, self._device = kiln_job, loaded, device
 
     def __call__(self) -> None:
-        firing = self._firing
+        kiln_job = self._kiln_job
         use_one_core()
         try:
             result = self._run()
-            firing.computed = Outcome(result=result, load_seconds=firing.load_seconds)
+            kiln_job.computed = Outcome(result=result, load_seconds=kiln_job.load_seconds)
         except BaseException as error:  # noqa: BLE001 - whoever ordered the job gets it
-            firing.computed = Outcome.of_error(error, firing.load_seconds)
+            kiln_job.computed = Outcome.of_error(error, kiln_job.load_seconds)
 
     def _run(self) -> Result:
         """Run the engine; once more, from the start, where it cannot read the checkpoint it was given."""
-        order = self._firing.order
-        context = JobContext(self._firing, self._device, order.resume)
+        order = self._kiln_job.order
+        context = JobContext(self._kiln_job, self._device, order.resume)
         try:
             return order.engine.run(self._loaded, order.work, context)
         except OutOfMemory:
@@ -49,7 +49,7 @@ class Body:
             said = f"{type(error).__name__}: {error}"
         # outside of the except clause: the error's traceback would keep what was computed so far
         log.warning("the checkpoint of %s cannot be read, it starts anew: %s", order.work.job_id, said)
-        return order.engine.run(self._loaded, order.work, JobContext(self._firing, self._device, None))
+        return order.engine.run(self._loaded, order.work, JobContext(self._kiln_job, self._device, None))
 
 
 class _Work:
@@ -72,8 +72,8 @@ _WORK = _Work()
 class JobContext:
     """What an engine sees of all this; implements ``worker.engines.contract.engine.Context``."""
 
-    def __init__(self, firing: KilnJob, device: Device, resume: Path | None) -> None:
-        self._firing = firing
+    def __init__(self, kiln_job: KilnJob, device: Device, resume: Path | None) -> None:
+        self._kiln_job = kiln_job
         self._device = device
         self._resume = resume
         #: the engine has asked for the checkpoint, and has not come to a boundary since
@@ -86,7 +86,7 @@ class JobContext:
 
     @property
     def scratch(self) -> Path:
-        folder = self._firing.order.scratch / "work"
+        folder = self._kiln_job.order.scratch / "work"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -97,18 +97,18 @@ class JobContext:
 
     def boundary(self, progress: Progress | None = None) -> None:
         if progress is not None:
-            self._firing.watcher.progress(progress)
+            self._kiln_job.watcher.progress(progress)
         if not self._shared:  # a call since the last boundary was one already
             self._hand_back()
         self._shared = False
         self._go_on()
 
     def share(self, call: Call) -> Any:
-        firing = self._firing
-        firing.call = replace(call, key=None, apart=firing.order.apart) if firing.order.apart else call
+        kiln_job = self._kiln_job
+        kiln_job.call = replace(call, key=None, apart=kiln_job.order.apart) if kiln_job.order.apart else call
         self._hand_back()
         self._shared = True
-        answer, firing.call, firing.answer = firing.answer, None, None
+        answer, kiln_job.call, kiln_job.answer = kiln_job.answer, None, None
         self._go_on()
         assert answer is not None
         if answer.error is not None:
@@ -121,21 +121,21 @@ class JobContext:
 
     def _hand_back(self) -> None:
         self.reads_checkpoint = False
-        assert self._firing.thread is not None
-        self._firing.thread.hand_back()
+        assert self._kiln_job.thread is not None
+        self._kiln_job.thread.hand_back()
 
     def _go_on(self) -> None:
-        if (reason := self._firing.shall_stop) is not None:
+        if (reason := self._kiln_job.shall_stop) is not None:
             raise Stopped(reason)
 
     def token(self, text: str) -> None:
-        self._firing.watcher.token(text)
+        self._kiln_job.watcher.token(text)
 
     def preview(self, image: Image) -> None:
-        self._firing.tell(Preview(image))
+        self._kiln_job.tell(Preview(image))
 
     def checkpoint(self, write: Callable[[Path], None]) -> None:
-        folder = self._firing.order.scratch / f"checkpoint-{uuid.uuid4().hex}"
+        folder = self._kiln_job.order.scratch / f"checkpoint-{uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True)
             write(folder)
@@ -143,6 +143,6 @@ class JobContext:
             if not no_room(error):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-            log.warning("%s: no checkpoint, its last one holds: %s", self._firing.order.work.job_id, error)
+            log.warning("%s: no checkpoint, its last one holds: %s", self._kiln_job.order.work.job_id, error)
         else:
-            self._firing.tell(Checkpoint(folder))
+            self._kiln_job.tell(Checkpoint(folder))

@@ -26,10 +26,10 @@ class Inbox:
             if self._closed:
                 raise QanvasError("this worker is leaving; the job goes on elsewhere")
             self._numbered += 1
-            firing = KilnJob(order, watcher, self._numbered)
-            self._jobs.append(firing)
+            kiln_job = KilnJob(order, watcher, self._numbered)
+            self._jobs.append(kiln_job)
             self._changed.notify()
-        return firing
+        return kiln_job
 
     def put(self, loaded: Loaded) -> None:
         """A model that was loaded, or could not be."""

@@ -50,7 +50,7 @@ class Kiln:
         self._scheduler = Scheduler(
             device, slots, self._inbox, self._models, self._forwards, profiles, computing, failed
         )
-        self._thread = threading.Thread(target=self._fire, name="kiln", daemon=True)
+        self._thread = threading.Thread(target=self._run_engine_thread, name="kiln", daemon=True)
         self._thread.start()
 
     def submit(self, order: Order, watcher: Watcher) -> KilnJob:
@@ -87,7 +87,7 @@ class Kiln:
         found = (engine_step(self._scheduler.turn, self._thread.native_id or 0), loader_step(self._loader))
         return [step for step in found if step is not None]
 
-    def _fire(self) -> None:
+    def _run_engine_thread(self) -> None:
         try:
             self._scheduler.run()
         except BaseException as error:

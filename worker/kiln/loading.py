@@ -40,7 +40,7 @@ class Turns:
 class Loaded:
     """What came of loading the model of a job: the model, or the error."""
 
-    firing: KilnJob
+    kiln_job: KilnJob
     seconds: float
     model: Any = None
     nbytes: int = 0
@@ -61,9 +61,9 @@ class Loader:
         self._thread = threading.Thread(target=self._serve, name="loader", daemon=True)
         self._thread.start()
 
-    def load(self, firing: KilnJob, memory: int) -> None:
+    def load(self, kiln_job: KilnJob, memory: int) -> None:
         """Load the model that this job needs, into so many bytes if that is possible."""
-        self._asked.put((firing, memory))
+        self._asked.put((kiln_job, memory))
 
     @property
     def native_id(self) -> int:
@@ -90,8 +90,8 @@ class Loader:
             self.at = None
             self._done(loaded)
 
-    def _load(self, firing: KilnJob, memory: int) -> Loaded:
-        order, began = firing.order, time.monotonic()
+    def _load(self, kiln_job: KilnJob, memory: int) -> Loaded:
+        order, began = kiln_job.order, time.monotonic()
         device = replace(self._device, memory=memory)
         use_one_core()
         try:
@@ -100,10 +100,10 @@ class Loader:
             size = order.engine.nbytes(model)
         except OutOfMemory as error:
             full = OutOfMemory(error.message)  # a new one: the old one holds what was loaded
-            return Loaded(firing, time.monotonic() - began, error=full)
+            return Loaded(kiln_job, time.monotonic() - began, error=full)
         except Exception as error:  # noqa: BLE001 - the jobs that wait for the model get it
-            return Loaded(firing, time.monotonic() - began, error=error)
-        return Loaded(firing, time.monotonic() - began, model, size)
+            return Loaded(kiln_job, time.monotonic() - began, error=error)
+        return Loaded(kiln_job, time.monotonic() - began, model, size)
 
 
 class DefaultFormats:

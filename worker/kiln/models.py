@@ -44,8 +44,8 @@ class Models:
     @property
     def loading(self) -> str | None:
         """The model that is being loaded, as ``Model.known_as``."""
-        firing = self._loading
-        return None if firing is None else firing.order.model.known_as
+        kiln_job = self._loading
+        return None if kiln_job is None else kiln_job.order.model.known_as
 
     @property
     def memory(self) -> dict[str, int]:
@@ -62,27 +62,27 @@ class Models:
     def clear(self) -> bool:
         return self._evict(down_to=0)
 
-    def has(self, firing: KilnJob) -> bool:
+    def has(self, kiln_job: KilnJob) -> bool:
         """Whether the job's model is loaded and the job need not let one before it go first."""
-        waits_behind = self._held_up is not None and firing.arrived > self._held_up
-        return firing.order.model_key in self._residency and not waits_behind
+        waits_behind = self._held_up is not None and kiln_job.arrived > self._held_up
+        return kiln_job.order.model_key in self._residency and not waits_behind
 
-    def pin(self, firing: KilnJob) -> Any:
+    def pin(self, kiln_job: KilnJob) -> Any:
         """The loaded model of a job that begins; it stays until ``unpin``."""
-        resident = self._residency.pin(firing.order.model_key)
+        resident = self._residency.pin(kiln_job.order.model_key)
         assert resident is not None
-        self.let_go(firing)
+        self.let_go(kiln_job)
         return resident.loaded
 
-    def unpin(self, firing: KilnJob) -> None:
+    def unpin(self, kiln_job: KilnJob) -> None:
         """The job has ended."""
-        self._residency.unpin(firing.order.model_key)
+        self._residency.unpin(kiln_job.order.model_key)
 
-    def let_go(self, firing: KilnJob) -> None:
+    def let_go(self, kiln_job: KilnJob) -> None:
         """The job needs no more that its model is kept until it begins."""
-        if firing.pinned:
-            firing.pinned = False
-            self._residency.unpin(firing.order.model_key)
+        if kiln_job.pinned:
+            kiln_job.pinned = False
+            self._residency.unpin(kiln_job.order.model_key)
 
     def load_next(self, waiting: Sequence[KilnJob], *, running: bool) -> None:
         """Load what the first job needs that waits for a model, once there is room; ``running``: others
@@ -90,10 +90,10 @@ class Models:
         if self._loading is not None:
             return
         self._held_up = None
-        missing = [firing for firing in waiting if firing.order.model_key not in self._residency]
+        missing = [kiln_job for kiln_job in waiting if kiln_job.order.model_key not in self._residency]
         if not missing:
             return
-        first = min(missing, key=lambda firing: firing.arrived)
+        first = min(missing, key=lambda kiln_job: kiln_job.arrived)
         peak = max(map(self._peak, (first.order.model_key, *self._residency.running)))
         down_to = self._residency.room_for(_weights(first.order.folder), peak, beside=running)
         if down_to is None:
@@ -101,44 +101,44 @@ class Models:
             return
         self._evict(down_to=down_to)
         self._ask(first)
-        for firing in missing:
-            self.tell(firing)
+        for kiln_job in missing:
+            self.tell(kiln_job)
 
-    def tell(self, firing: KilnJob) -> None:
+    def tell(self, kiln_job: KilnJob) -> None:
         """Tell a job that its model is being loaded, if it is: its time-out counts meanwhile."""
-        if self._loading is not None and firing.order.model_key == self._loading.order.model_key:
-            firing.run_clock()
-            firing.watcher.progress(Progress("load", 0))
+        if self._loading is not None and kiln_job.order.model_key == self._loading.order.model_key:
+            kiln_job.run_clock()
+            kiln_job.watcher.progress(Progress("load", 0))
 
     def enter(self, loaded: Loaded, waiting: Sequence[KilnJob]) -> Exception | None:
         """Keep a model that was loaded. The error, where there is one, is what the jobs that wait for the
         model end with; out of memory is tried again first."""
-        order = loaded.firing.order
+        order = loaded.kiln_job.order
         full = isinstance(loaded.error, OutOfMemory) and not self._once_more
         self._once_more = full
         if full:
             log.warning("out of memory while loading %s; again without idle models", order.model.id)
             self.clear()
-            self._ask(loaded.firing)
+            self._ask(loaded.kiln_job)
             return None
         self._loading = None
         if loaded.error is not None:
             return loaded.error
         self._residency.add(order.model_key, order.model.known_as, loaded.model, loaded.nbytes)
-        loaded.firing.load_seconds = loaded.seconds
-        loaded.firing.pinned = True
-        if loaded.firing not in waiting:
-            self.let_go(loaded.firing)
-        for firing in waiting:
-            firing.stop_clock()
-            firing.watcher.progress(Progress("ready", 0))
+        loaded.kiln_job.load_seconds = loaded.seconds
+        loaded.kiln_job.pinned = True
+        if loaded.kiln_job not in waiting:
+            self.let_go(loaded.kiln_job)
+        for kiln_job in waiting:
+            kiln_job.stop_clock()
+            kiln_job.watcher.progress(Progress("ready", 0))
         self.make(self._peak(order.model_key))  # what was expected of its size may have been too low
         return None
 
-    def _ask(self, firing: KilnJob) -> None:
-        self._loading = firing
-        firing.watcher.begun()
-        self._load(firing, max(1, self._residency.budget - self._peak(firing.order.model_key)))
+    def _ask(self, kiln_job: KilnJob) -> None:
+        self._loading = kiln_job
+        kiln_job.watcher.begun()
+        self._load(kiln_job, max(1, self._residency.budget - self._peak(kiln_job.order.model_key)))
 
     def _evict(self, *, down_to: int) -> bool:
         """Free idle models; whether there were any to free."""

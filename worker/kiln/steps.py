@@ -16,20 +16,22 @@ class Turn:
     where there are none."""
 
     began: float
-    firings: Sequence[KilnJob] = ()
+    kiln_jobs: Sequence[KilnJob] = ()
 
 
 def engine_step(turn: Turn | None, thread: int) -> Step | None:
     """``thread``: the engine thread's native id. The jobs' own threads work for it during their turns."""
     if turn is None:
         return None
-    firings = tuple(turn.firings)
-    due = [time for firing in firings for time in (firing.deadline, firing.asked_at) if time is not None]
+    kiln_jobs = tuple(turn.kiln_jobs)
+    due = [
+        time for kiln_job in kiln_jobs for time in (kiln_job.deadline, kiln_job.asked_at) if time is not None
+    ]
     return Step(
         "computing",
         turn.began,
-        (thread, *(job.native_id for job in (firing.thread for firing in firings) if job is not None)),
-        tuple(firing.order.work.job_id for firing in firings),
+        (thread, *(job.native_id for job in (kiln_job.thread for kiln_job in kiln_jobs) if job is not None)),
+        tuple(kiln_job.order.work.job_id for kiln_job in kiln_jobs),
         blames=True,
         due=min(due, default=None),
     )
@@ -39,7 +41,7 @@ def loader_step(loader: Loader) -> Step | None:
     """A load is not due with the job that asked for it, which ends by itself: the model is for others too."""
     if (at := loader.at) is None:
         return None
-    firing, began = at
+    kiln_job, began = at
     return Step(
-        "loading a model", began, (loader.native_id,), (firing.order.work.job_id,), blames=True, helped=True
+        "loading a model", began, (loader.native_id,), (kiln_job.order.work.job_id,), blames=True, helped=True
     )
