@@ -1,1 +1,1 @@
-"""HTTP itself: one declaration for each operation, its bodies, its errors, and the OpenAPI document."""
+"""HTTP itself: bodies, checks of a request, problems, file responses, and how many requests are active."""

@@ -30,7 +30,6 @@ DIALECT = Dialect(
         workers.group,
         health.group,
     ),
-    prefixes=("/",),
     render=problem_documents.render,
     error_media_type=problem_documents.MEDIA_TYPE,
     error_schema=schemas.PROBLEM,

@@ -14,7 +14,7 @@ from api.usecases.readiness import Readiness
 
 group = Group("health")
 
-_PAGE = Path(__file__).parents[1] / "http" / "docs.html"
+_PAGE = Path(__file__).with_name("docs.html")
 
 
 @group.operation(

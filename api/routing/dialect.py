@@ -20,13 +20,13 @@ class Dialect:
     #: as people call it, in lower case
     name: str
     groups: Sequence[Group]
-    #: paths below which errors are this dialect's also where nothing is routed
-    prefixes: Sequence[str]
     #: how a problem becomes an answer
     render: Render
     #: media type and JSON Schema of that answer's body
     error_media_type: str
     error_schema: Mapping[str, Any]
+    #: paths below which errors are this dialect's also where nothing is routed; all others are the first's
+    prefixes: Sequence[str] = ()
     #: where a request brings its key, and what OpenAPI calls that
     secret_of: SecretOf = bearer
     security: Mapping[str, Any] = field(default_factory=lambda: {"type": "http", "scheme": "bearer"})

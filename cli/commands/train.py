@@ -59,7 +59,7 @@ def train(
 def _trainer_for(client: Client, kind: str) -> str:
     """The first model of the server that learns from a dataset of this kind."""
     for model in client.models():
-        if model.input_schema["properties"].get("dataset", {}).get("x-file") == kind:
+        if model.input_schema.get("properties", {}).get("dataset", {}).get("x-file") == kind:
             return model.id
     raise click.UsageError(
         f"this server trains no model from a file of the kind {kind}; say which with --task"
